@@ -1,0 +1,87 @@
+"""Every error unionfs raises on purpose.
+
+* UnionFSError              the user asked for something we refuse; the CLI prints one line
+  - FSError                 also an OSError: a filesystem call failed, ``errno`` is the reply
+    + ReadOnlyUnion         EROFS   there is no upper layer to write to
+    + CrossesLayers         EXDEV   rename would have to copy a whole directory
+    + BadMark               EIO     a mark in a layer cannot be believed
+    + StaleLayer            ESTALE  a layer is not the one the upper was written over
+  - ConfigError             mount options that are malformed or contradict each other
+  - StackError              the layers cannot be stacked: missing, in use, nested in each other
+  - MountError              the stack is good, but the mount could not be made
+  - ImageError              an image that is not what its digest or its schema says
+
+A plain POSIX outcome (no such file, not empty, no permission) is Python's own OSError subclass:
+``FileNotFoundError`` already says ENOENT and needs no second name here.
+"""
+
+import errno
+import os
+from typing import ClassVar
+
+__all__ = [
+    "BadMark",
+    "ConfigError",
+    "CrossesLayers",
+    "FSError",
+    "ImageError",
+    "MountError",
+    "ReadOnlyUnion",
+    "StackError",
+    "StaleLayer",
+    "UnionFSError",
+]
+
+
+class UnionFSError(Exception):
+    """The user asked for something unionfs refuses; the message names the cause and the cure."""
+
+
+class FSError(UnionFSError, OSError):
+    """A filesystem call failed. Subclasses fix the errno, call sites say why."""
+
+    code: ClassVar[int] = errno.EIO
+
+    def __init__(self, why: str = "") -> None:
+        message = os.strerror(self.code)
+        super().__init__(self.code, f"{message}: {why}" if why else message)
+
+
+class ReadOnlyUnion(FSError):
+    """A change was asked of a union without an upper layer, or of one mounted read-only."""
+
+    code = errno.EROFS
+
+
+class CrossesLayers(FSError):
+    """A directory of a lower layer cannot move: redirects are off, or this one would be too long."""
+
+    code = errno.EXDEV
+
+
+class BadMark(FSError):
+    """A whiteout, opaque, redirect or metacopy mark that no union would have written."""
+
+    code = errno.EIO
+
+
+class StaleLayer(FSError):
+    """The upper layer remembers a lower file that is no longer there."""
+
+    code = errno.ESTALE
+
+
+class ConfigError(UnionFSError):
+    """Options that are malformed, unknown in a strict form, or contradict each other."""
+
+
+class StackError(UnionFSError):
+    """Layers that cannot be stacked; the message says which one and what to do."""
+
+
+class MountError(UnionFSError):
+    """The mount could not be made, or unmade."""
+
+
+class ImageError(UnionFSError):
+    """An image that is not what its digest or its schema says."""
