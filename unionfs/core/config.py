@@ -72,11 +72,11 @@ class Fsync(enum.Enum):
 
 
 class IdMap(NamedTuple):
-    """A range of user or group numbers: *stored* on disk, *shown* in the mount, *count* of them."""
+    """A range of user or group numbers: *stored* on disk, *shown* in the mount, *length* of them."""
 
     stored: int
     shown: int
-    count: int
+    length: int
 
 
 class Squash(NamedTuple):
@@ -177,7 +177,7 @@ def _check_ids(config: Config) -> None:
         raise ConfigError(f"xattr_permissions: {config.xattr_permissions} is not one of 0, 1, 2")
     for name, ranges in (("uidmapping", config.uidmapping), ("gidmapping", config.gidmapping)):
         for entry in ranges:
-            if entry.count < 1 or min(entry) < 0 or max(entry.stored, entry.shown) + entry.count - 1 > MAX_ID:
+            if entry.length < 1 or min(entry) < 0 or max(entry.stored, entry.shown) + entry.length - 1 > MAX_ID:
                 raise ConfigError(f"{name}: {':'.join(map(str, entry))} is not a range of user or group numbers")
     for number in config.squash or ():
         if number is not None and not 0 <= number <= MAX_ID:
