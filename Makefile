@@ -1,0 +1,127 @@
+# The commands of the project; `make help` lists them.
+#
+# Each sets up by itself what it needs: distribution packages with apt-get where they are missing (as root, or
+# through sudo), then the virtual environment .venv. When all of that stands, it costs nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+BUILD_PACKAGES := libfuse3-dev fuse3 pkg-config gcc libc6-dev python3-dev python3-venv
+TEST_PACKAGES := acl attr fuse-overlayfs util-linux
+
+# The interpreter to build on, any from 3.11 (PYTHON=... on the command line decides it). A real one: a version
+# manager's shim would cost more at each start than a whole mount, so what it stands for is asked.
+PYTHON ?=
+define find-python
+python="$(PYTHON)"
+for candidate in /usr/bin/python3 /usr/bin/python3.1[1-9] python3; do
+    [[ -n "$$python" ]] || python=$$("$$candidate" -c \
+        'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")' 2>/dev/null) || true
+done
+endef
+
+# $(call apt,PACKAGES) installs those that are missing. The package lists are updated only if it fails without: a
+# fresh machine has none, or old ones.
+define apt
+missing=()
+for package in $(1); do
+    [[ "$$(dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null)" == *"ok installed" ]] || missing+=("$$package")
+done
+if [[ $${#missing[@]} -gt 0 ]]; then
+    command -v apt-get >/dev/null || { echo "No apt-get here. Install what stands for: $${missing[*]}"; exit 1; }
+    echo "Installing from the distribution: $${missing[*]}"
+    apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
+    [[ $$(id -u) -eq 0 ]] || apt=(sudo "$${apt[@]}")
+    install=("$${apt[@]}" install --yes --no-install-recommends "$${missing[@]}")
+    "$${install[@]}" </dev/null &>/dev/null || { "$${apt[@]}" update && "$${install[@]}" </dev/null >/dev/null; }
+fi
+endef
+
+.PHONY: help
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.PHONY: setup setup-test
+setup: $(VENV)/.ready  ## install what is missing and make .venv, with the program at .venv/bin/unionfs
+
+setup-test: $(VENV)/.ready-to-test  ## the same, with what only the tests use
+
+$(VENV)/.ready: pyproject.toml
+	@$(call apt,$(BUILD_PACKAGES))
+	$(find-python)
+	if [[ -z "$$python" ]]; then  # python3 is older here (Ubuntu 22.04), but a newer one stands beside it
+	    $(call apt,python3.11 python3.11-dev python3.11-venv)
+	    python=/usr/bin/python3.11
+	fi
+	echo "Making $(VENV) with $$python"
+	"$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+$(VENV)/.ready-to-test: $(VENV)/.ready
+	@$(call apt,$(TEST_PACKAGES))
+	touch $@
+
+.PHONY: check lint types layers
+check: lint types layers  ## what a commit must pass, besides the tests
+
+lint: setup  ## ruff: format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup  ## mypy, strict
+	$(BIN)/mypy unionfs tests $(wildcard benchmarks)
+
+layers: setup  ## import-linter: which package may import which
+	$(BIN)/lint-imports --no-logo --no-cache
+
+.PHONY: test fuzz
+test: setup-test  ## every test; what the machine cannot run is skipped by name, or fails where CI=true
+	$(BIN)/pytest $(ARGS)
+
+fuzz: setup-test  ## the hypothesis tests alone, with many more examples
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest -m property $(ARGS)
+
+# A virtual environment of its own: the distribution's Python packages are not touched, and uninstalling is removing.
+LIBDIR := $(PREFIX)/lib/unionfs
+HELPER := /sbin/mount.fuse.unionfs
+.PHONY: install uninstall
+install: setup  ## install for all users, with the helper for mount -t fuse.unionfs
+	@install -d "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(dir $(HELPER))"
+	python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)')
+	"$$python" -m venv --clear "$(DESTDIR)$(LIBDIR)"
+	"$(DESTDIR)$(LIBDIR)/bin/python" -m pip install -qq --disable-pip-version-check .
+	for name in unionfs unionfs-overlay; do
+	    sed -i '1s|.*|#!$(LIBDIR)/bin/python|' "$(DESTDIR)$(LIBDIR)/bin/$$name"
+	    ln -sfn "$(LIBDIR)/bin/$$name" "$(DESTDIR)$(PREFIX)/bin/$$name"
+	done
+	cat >"$(DESTDIR)$(HELPER)" <<-END
+		#!/bin/sh
+		# What mount(8) runs for -t fuse.unionfs, with: SOURCE MOUNTPOINT -o OPTIONS
+		exec "$(LIBDIR)/bin/unionfs-overlay" "\$$@"
+	END
+	chmod 755 "$(DESTDIR)$(HELPER)"
+	cat <<-END
+		Installed:
+		  $(LIBDIR)  a virtual environment of its own
+		  $(PREFIX)/bin/unionfs  the program
+		  $(PREFIX)/bin/unionfs-overlay  its mount form alone, for what wants one binary (podman's mount_program)
+		  $(HELPER)  for mount -t fuse.unionfs and /etc/fstab
+		Debian's package unionfs-fuse owns /usr/bin/unionfs; a shell finds $(PREFIX)/bin first.
+	END
+
+uninstall:  ## remove exactly what install put there
+	rm -rf "$(DESTDIR)$(LIBDIR)"
+	rm -f "$(DESTDIR)$(PREFIX)/bin/unionfs" "$(DESTDIR)$(PREFIX)/bin/unionfs-overlay" "$(DESTDIR)$(HELPER)"
+
+.PHONY: clean
+clean:  ## remove .venv and every cache
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
