@@ -1,0 +1,56 @@
+"""Locks between processes, and between threads of one: one flock(2) for each name.
+
+The kernel releases a lock when its holder dies, so a crash never leaves one behind and no lock file
+has to be cleaned up by anybody. The files are empty; only their being locked means something.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Lock"]
+
+
+class Lock:
+    """A lock that is held while the ``with`` block runs.
+
+    Every `Lock` opens the file anew, so two threads of one process exclude each other too. The
+    descriptor survives fork: a lock taken before daemonizing is held until the daemon ends.
+    """
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self._path = path
+        self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._fd = -1
+
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Take the lock; False when *wait* is false and somebody else has it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, self._mode | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        """Give the lock up. None the worse if it is not held."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
