@@ -17,7 +17,7 @@ from pathlib import Path
 __all__ = ["Run"]
 
 VARIABLE = "UNIONFS_TEST_RUN"
-PATIENCE_S = 10.0
+PATIENCE_S = 3.0
 """How long a daemon whose mount is gone may take to exit."""
 
 
