@@ -1,1 +1,1 @@
-
+"""The command line: one file a command; it prints, and decides nothing."""

@@ -62,7 +62,7 @@ class Job:
         self.finish()
 
 
-class Deferred(Exception):  # noqa: N818 - not an error: an answer that says "after this"
+class Deferred(Exception):
     """Nothing was done yet: complete *job*, then call the method again."""
 
     def __init__(self, job: Job) -> None:
