@@ -11,7 +11,6 @@ start with a colon, and an option that nobody here knows is not an error but a w
 makes it one: on our own command line a typing error should not be carried out).
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,10 +76,16 @@ def read(text: str, into: Reading, *, strict: bool = False) -> None:
         elif name.startswith(("x-", "X-", "comment")):
             continue  # for mount(8) and its readers of fstab
         elif strict:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
-            raise ConfigError(f"unknown option {name!r}" + (f"; try: {near[0]}" if near else ""))
+            raise ConfigError(f"unknown option {name!r}" + _suggestion(name))
         else:
             into.warnings.append(f"unknown option {name!r} is ignored")
+
+
+def _suggestion(name: str) -> str:
+    import difflib  # noqa: PLC0415 - it costs a tenth of the time to a mount, and a mount never needs it
+
+    near = difflib.get_close_matches(name, OPTIONS, n=1)
+    return f"; try: {near[0]}" if near else ""
 
 
 def split_options(text: str) -> Iterator[tuple[str, str | None]]:
@@ -172,7 +177,7 @@ def _one_more_layer(reading: Reading, value: str) -> None:
 
 
 def _literal_path(value: str) -> Path:
-    """A path in which only the comma had to be escaped."""
+    """Return a path in which only the comma had to be escaped."""
     if not value:
         raise ValueError("an empty path")
     return Path(value.replace(r"\,", ","))
@@ -218,7 +223,7 @@ def id_maps(value: str) -> tuple[IdMap, ...]:
 
 
 def _fsync(reading: Reading, value: str) -> None:
-    """The kernel's words, and fuse-overlayfs' 0 and 1; its 0 leaves no marker, so it may be remounted."""
+    """Take the kernel's words, and fuse-overlayfs' 0 and 1; its 0 leaves no marker in the upper."""
     modes = {"0": Fsync.VOLATILE, "1": Fsync.AUTO, **{mode.value: mode for mode in Fsync}}
     if value not in modes:
         raise ValueError(f"{value!r} is not one of auto, strict, volatile, 0, 1")
@@ -294,7 +299,7 @@ def _flag(group: int, word: str) -> Callable[[Reading, str], None]:
 
 
 def _nothing(reading: Reading, value: str) -> None:
-    """Accepted because others pass it; the option's help says why it needs nothing done."""
+    """Accept what others pass; the option's help says why it needs nothing done."""
 
 
 def _unless_off(why: str) -> Callable[[Reading, str], None]:
