@@ -10,6 +10,7 @@
   - StackError              the layers cannot be stacked: missing, in use, nested in each other
   - MountError              the stack is good, but the mount could not be made
   - ImageError              an image that is not what its digest or its schema says
+  - RegistryError           a registry refused, failed, or could not be reached
 
 A plain POSIX outcome (no such file, not empty, no permission) is Python's own OSError subclass:
 ``FileNotFoundError`` already says ENOENT and needs no second name here.
@@ -27,6 +28,7 @@ __all__ = [
     "ImageError",
     "MountError",
     "ReadOnlyUnion",
+    "RegistryError",
     "StackError",
     "StaleLayer",
     "UnionFSError",
@@ -85,3 +87,7 @@ class MountError(UnionFSError):
 
 class ImageError(UnionFSError):
     """An image that is not what its digest or its schema says."""
+
+
+class RegistryError(UnionFSError):
+    """A registry or mirror refused, failed, or could not be reached; the message names it."""
