@@ -1,6 +1,7 @@
 """What this machine can do, asked once by doing it: a marker's name, and why it cannot be honoured here."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -60,6 +61,10 @@ def xattrs() -> str | None:
     return None
 
 
+def debian() -> str | None:
+    return None if shutil.which("apt-get") and shutil.which("dpkg-deb") else "needs apt-get and dpkg-deb"
+
+
 def run(command: list[str], **other: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
@@ -78,6 +83,7 @@ ABILITIES: dict[str, Callable[[], str | None]] = {
     "overlayfs": overlayfs,
     "userns": userns,
     "xattrs": xattrs,
+    "debian": debian,
 }
 """Marker to question; the answer is None where the machine can, else the reason to skip."""
 

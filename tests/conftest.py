@@ -1,7 +1,7 @@
 """What every test gets without asking for it.
 
-* A marker of `tests.abilities` (root, fuse, overlayfs, userns, xattrs) skips the test, with the reason, on a machine
-  that cannot do it. Where the environment says CI=true no test may be skipped: there a skip is a failure.
+* A marker of `tests.abilities` (root, fuse, overlayfs, userns, xattrs, debian) skips the test, with the reason, on a
+  machine that cannot do it. Where the environment says CI=true no test may be skipped: there a skip is a failure.
 * A record logged at WARNING or above fails the test, unless ``@pytest.mark.logs("pattern")`` expects it; and a
   pattern that nothing matched fails it too.
 * At the end of the run nothing may be left: no mount, no process, no temporary file (`tests.leaks`).
