@@ -89,6 +89,10 @@ test: setup-test  ## every test; what the machine cannot run is skipped by name,
 fuzz: setup-test  ## the hypothesis tests alone, with many more examples
 	HYPOTHESIS_PROFILE=long $(BIN)/pytest -m property $(ARGS)
 
+.PHONY: demo
+demo: setup  ## see it work: three real layers, mounted, entered, changed, explained
+	@$(BIN)/python -m unionfs.cli.demo
+
 # A virtual environment of its own: the distribution's Python packages are not touched, and uninstalling is removing.
 LIBDIR := $(PREFIX)/lib/unionfs
 HELPER := /sbin/mount.fuse.unionfs
