@@ -44,6 +44,16 @@ if [[ $${#missing[@]} -gt 0 ]]; then
 fi
 endef
 
+# What building takes: the packages, and $$python. Where python3 is older (Ubuntu 22.04) a newer one stands beside it.
+define prepare
+$(call apt,$(BUILD_PACKAGES))
+$(find-python)
+if [[ -z "$$python" ]]; then
+    $(call apt,python3.11 python3.11-dev python3.11-venv)
+    python=/usr/bin/python3.11
+fi
+endef
+
 .PHONY: help
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,12 +64,7 @@ setup: $(VENV)/.ready  ## install what is missing and make .venv, with the progr
 setup-test: $(VENV)/.ready-to-test  ## the same, with what only the tests use
 
 $(VENV)/.ready: pyproject.toml
-	@$(call apt,$(BUILD_PACKAGES))
-	$(find-python)
-	if [[ -z "$$python" ]]; then  # python3 is older here (Ubuntu 22.04), but a newer one stands beside it
-	    $(call apt,python3.11 python3.11-dev python3.11-venv)
-	    python=/usr/bin/python3.11
-	fi
+	@$(prepare)
 	echo "Making $(VENV) with $$python"
 	"$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
@@ -96,34 +101,38 @@ demo: setup  ## see it work: three real layers, mounted, entered, changed, expla
 # A virtual environment of its own: the distribution's Python packages are not touched, and uninstalling is removing.
 LIBDIR := $(PREFIX)/lib/unionfs
 HELPER := /sbin/mount.fuse.unionfs
+PROGRAMS := unionfs unionfs-overlay
 .PHONY: install uninstall
-install: setup  ## install for all users, with the helper for mount -t fuse.unionfs
-	@install -d "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(dir $(HELPER))"
-	python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)')
-	"$$python" -m venv --clear "$(DESTDIR)$(LIBDIR)"
-	"$(DESTDIR)$(LIBDIR)/bin/python" -m pip install -qq --disable-pip-version-check .
-	for name in unionfs unionfs-overlay; do
-	    sed -i '1s|.*|#!$(LIBDIR)/bin/python|' "$(DESTDIR)$(LIBDIR)/bin/$$name"
-	    ln -sfn "$(LIBDIR)/bin/$$name" "$(DESTDIR)$(PREFIX)/bin/$$name"
+install:  ## install for all users (PREFIX, DESTDIR), with the helper for mount -t fuse.unionfs
+	@$(prepare)
+	lib="$(DESTDIR)$(LIBDIR)" bin="$(DESTDIR)$(PREFIX)/bin" helper="$(DESTDIR)$(HELPER)"
+	install -d "$$bin" "$$(dirname "$$lib")"
+	"$$python" -m venv --clear "$$lib"
+	"$$lib/bin/python" -m pip install -qq --disable-pip-version-check .
+	echo "Installed $(LIBDIR): a virtual environment of its own"
+	for name in $(PROGRAMS); do
+	    sed -i '1s|.*|#!$(LIBDIR)/bin/python|' "$$lib/bin/$$name"  # not where DESTDIR has it now
+	    ln -sfn "$(LIBDIR)/bin/$$name" "$$bin/$$name"
+	    echo "Installed $(PREFIX)/bin/$$name"
 	done
-	cat >"$(DESTDIR)$(HELPER)" <<-END
-		#!/bin/sh
-		# What mount(8) runs for -t fuse.unionfs, with: SOURCE MOUNTPOINT -o OPTIONS
-		exec "$(LIBDIR)/bin/unionfs-overlay" "\$$@"
-	END
-	chmod 755 "$(DESTDIR)$(HELPER)"
-	cat <<-END
-		Installed:
-		  $(LIBDIR)  a virtual environment of its own
-		  $(PREFIX)/bin/unionfs  the program
-		  $(PREFIX)/bin/unionfs-overlay  its mount form alone, for what wants one binary (podman's mount_program)
-		  $(HELPER)  for mount -t fuse.unionfs and /etc/fstab
-		Debian's package unionfs-fuse owns /usr/bin/unionfs; a shell finds $(PREFIX)/bin first.
-	END
+	if install -d "$$(dirname "$$helper")" && [[ -w "$$(dirname "$$helper")" ]]; then
+	    printf '%s\n' '#!/bin/sh' '# mount(8) runs this for -t fuse.unionfs, with: SOURCE MOUNTPOINT -o OPTIONS' \
+	        'exec "$(LIBDIR)/bin/unionfs-overlay" "$$@"' >"$$helper"
+	    chmod 755 "$$helper"
+	    echo "Installed $(HELPER), for mount -t fuse.unionfs and /etc/fstab"
+	else
+	    echo "Left out $(HELPER): only root may write there, and mount -t fuse.unionfs needs it"
+	fi
+	echo "(/usr/bin/unionfs, if you have one, belongs to Debian's package unionfs-fuse, another program.)"
 
 uninstall:  ## remove exactly what install put there
-	rm -rf "$(DESTDIR)$(LIBDIR)"
-	rm -f "$(DESTDIR)$(PREFIX)/bin/unionfs" "$(DESTDIR)$(PREFIX)/bin/unionfs-overlay" "$(DESTDIR)$(HELPER)"
+	@lib="$(DESTDIR)$(LIBDIR)" helper="$(DESTDIR)$(HELPER)"
+	for name in $(PROGRAMS); do
+	    link="$(DESTDIR)$(PREFIX)/bin/$$name"
+	    if [[ "$$(readlink "$$link")" == "$(LIBDIR)/bin/$$name" ]]; then rm -v "$$link"; fi
+	done
+	if grep -qsF '"$(LIBDIR)/' "$$helper"; then rm -v "$$helper"; fi
+	if [[ -f "$$lib/pyvenv.cfg" ]]; then rm -r "$$lib"; echo "removed '$$lib'"; fi
 
 .PHONY: clean
 clean:  ## remove .venv and every cache
