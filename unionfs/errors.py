@@ -7,7 +7,8 @@
     + BadMark               EIO     a mark in a layer cannot be believed
     + StaleLayer            ESTALE  a layer is not the one the upper was written over
   - ConfigError             mount options that are malformed or contradict each other
-  - StackError              the layers cannot be stacked: missing, in use, nested in each other
+  - StackError              the layers cannot be stacked: missing, unreadable, nested in each other
+    + LayerInUse            another union that lives has the upper layer or the work directory
   - MountError              the stack is good, but the mount could not be made
   - ImageError              an image that is not what its digest or its schema says
   - RegistryError           a registry refused, failed, or could not be reached
@@ -26,6 +27,7 @@ __all__ = [
     "CrossesLayers",
     "FSError",
     "ImageError",
+    "LayerInUse",
     "MountError",
     "ReadOnlyUnion",
     "RegistryError",
@@ -79,6 +81,10 @@ class ConfigError(UnionFSError):
 
 class StackError(UnionFSError):
     """Layers that cannot be stacked; the message says which one and what to do."""
+
+
+class LayerInUse(StackError):
+    """The upper layer or the work directory belongs to a union that is still open; it may be closing."""
 
 
 class MountError(UnionFSError):
