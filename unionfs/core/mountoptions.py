@@ -69,19 +69,20 @@ class MountOptions:
                 raise ConfigError(f"fsname, subtype: {name!r} is not a name")
 
     def flags_for(self, *, privileged: bool) -> tuple[str, ...]:
-        """Return the flags of the mount.
+        """Return the flags of the mount; whether it honours devices and set-id bits is always said.
 
-        As with the kernel's overlayfs a mount made by root honours devices and set-id bits. A user
-        never gets them: he could put whatever he likes into a layer.
+        As with the kernel's overlayfs a mount made by root honours both. A user never gets them: he
+        could put whatever he likes into a layer.
 
-        >>> MountOptions(flags=("noexec",)).flags_for(privileged=False)
+        >>> MountOptions(flags=("noexec", "suid")).flags_for(privileged=False)
         ('noexec', 'nodev', 'nosuid')
         >>> MountOptions(flags=("nosuid", "ro")).flags_for(privileged=True)
-        ('nosuid', 'ro')
+        ('nosuid', 'ro', 'dev')
         """
         if privileged:
-            return self.flags
-        return (*(word for word in self.flags if word not in {"dev", "suid", "nodev", "nosuid"}), "nodev", "nosuid")
+            said = {word.removeprefix("no") for word in self.flags}
+            return (*self.flags, *(word for word in ("dev", "suid") if word not in said))
+        return (*(word for word in self.flags if word.removeprefix("no") not in {"dev", "suid"}), "nodev", "nosuid")
 
     def allows_other(self, *, privileged: bool) -> bool:
         """Return whether users other than the mounter may enter."""

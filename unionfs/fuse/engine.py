@@ -1,0 +1,74 @@
+"""What an engine is: one mount of one union, spoken of in the kernel's FUSE protocol.
+
+Two engines have this interface over the same `core.Union`: ``direct`` speaks the protocol itself,
+``pyfuse3`` leaves that to a maintained library. An engine is made once, mounted once and served
+once; the session (session.py) owns it and everything around it.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from unionfs.core.mountoptions import MountOptions
+from unionfs.errors import MountError
+
+if TYPE_CHECKING:
+    from unionfs.core.union import Union
+
+__all__ = ["ENGINES", "Engine", "EngineClass", "choose"]
+
+
+class Engine(Protocol):
+    """One mount, from mounting to unmounting."""
+
+    name: str
+
+    def mount(self) -> None:
+        """Make the mount. Nobody answers its requests yet: `serve` does.
+
+        Raises:
+            MountError: it could not be made, and nothing is left mounted.
+        """
+
+    async def serve(self) -> None:
+        """Answer requests, under trio, until the mount is gone; when cancelled, `unmount` first."""
+
+    def unmount(self) -> None:
+        """Take the mount out of the tree if it is still there, open files or not."""
+
+    def statistics(self) -> dict[str, int]:
+        """Return counts since the mount was made, by a name for people."""
+
+
+class EngineClass(Protocol):
+    """How an engine is made, and whether this machine lets it run."""
+
+    def __call__(self, union: "Union", mountpoint: Path, options: MountOptions) -> Engine:
+        """Make the engine; mounts nothing."""
+
+    def unfit(self) -> str | None:
+        """Return why this engine cannot run here, or None if it can."""
+
+
+ENGINES: Final = {
+    "direct": ("unionfs.fuse.direct", "DirectEngine"),
+    "pyfuse3": ("unionfs.fuse.pyfuse3_engine", "Pyfuse3Engine"),
+}
+"""Engines by name, the preferred one first: module and class, imported only when they are used."""
+
+
+def choose(name: str) -> EngineClass:
+    """Return the engine that was asked for, or for ``auto`` the first one that is fit.
+
+    Raises:
+        MountError: it cannot run on this machine.
+    """
+    reasons = []
+    for candidate in ENGINES if name == "auto" else [name]:
+        module, attribute = ENGINES[candidate]
+        engine: EngineClass = getattr(importlib.import_module(module), attribute)
+        reason = engine.unfit()
+        if reason is None:
+            return engine
+        reasons.append(f"the {candidate} engine cannot run here; because {reason}")
+    raise MountError("; ".join(reasons))
