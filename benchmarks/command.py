@@ -1,0 +1,98 @@
+"""The command line that every program here shares, and the run behind it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.bases import BASES, base
+from benchmarks.contenders import Contender, all_contenders
+from benchmarks.measure import Failed, interleaved, measured
+from benchmarks.results import Results, machine
+from benchmarks.table import render
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.rows import Row
+
+__all__ = ["RESULTS", "chosen_contenders", "common_options", "main", "pin", "progress", "run_rows"]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(rows: Sequence[Row], question: str, argv: Sequence[str] | None = None) -> None:
+    """Measure *rows*, print the table and write the samples beside it."""
+    parser = common_options(question)
+    parser.add_argument("--rows", metavar="TEXT,...", help="only rows whose names contain one of these")
+    options = parser.parse_args(argv)
+    pin(options.pin)
+    contenders, missing = chosen_contenders(options.only)
+    wanted = [row for row in rows if not options.rows or any(text in row.name for text in options.rows.split(","))]
+    results = Results(
+        {**machine(), "base": options.base, "rounds": options.rounds, "pinned": options.pin}, missing=missing
+    )
+    with base(options.base) as place:
+        run_rows(results, wanted, contenders, (place, options.rounds, options.scale))
+    print(render(results, wanted, [contender.name for contender in contenders]))
+    path = (
+        options.json
+        or RESULTS / f"{question}-{options.base}{'-pinned' if options.pin else ''}-{results.about['commit']}.json"
+    )
+    results.write(path)
+    print(f"samples: {path}")
+
+
+def common_options(question: str) -> argparse.ArgumentParser:
+    """Return the options that all programs have."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{question}")
+    parser.add_argument("--rounds", type=int, default=5, help="how often everybody does everything (%(default)s)")
+    parser.add_argument("--only", metavar="NAME,...", help="only contenders whose names contain one of these")
+    parser.add_argument("--base", choices=BASES, default="tmpfs", help="what lies below the layers (%(default)s)")
+    parser.add_argument("--pin", action="store_true", help="everything on one CPU, which shows the cost in CPU time")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the full amount of work (%(default)s)")
+    parser.add_argument("--json", type=Path, help="where the samples go")
+    return parser
+
+
+def pin(wanted: bool) -> None:
+    """Keep this process, its children and every daemon it starts on one CPU."""
+    if wanted:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def chosen_contenders(only: str | None) -> tuple[list[Contender], dict[str, str]]:
+    """Return who competes, and why the others do not."""
+    asked = [
+        contender
+        for contender in all_contenders()
+        if not only or any(text in contender.name for text in only.split(","))
+    ]
+    missing = {contender.name: why for contender in asked if (why := contender.missing())}
+    return [contender for contender in asked if contender.name not in missing], missing
+
+
+def run_rows(
+    results: Results, rows: Sequence[Row], contenders: Sequence[Contender], how: tuple[Path, int, float]
+) -> None:
+    """Take every measurement; a failure is kept and shown, and the run goes on."""
+    place, rounds, scale = how
+    for turn in interleaved(rows, contenders, rounds):
+        row, contender = turn.row, turn.contender
+        if not contender.fits(row) or contender.name in results.failures.get(row.name, {}):
+            continue
+        progress(f"round {turn.round + 1}/{rounds}  {row.name}  {contender.name}")
+        try:
+            results.add(row.name, contender.name, turn.round, measured(row, contender, place, scale))
+        except Failed as failure:
+            results.fail(row.name, contender.name, str(failure))
+    progress("")
+
+
+def progress(text: str) -> None:
+    """Show on a terminal where the run is; a log gets none of it."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
