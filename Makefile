@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 BUILD_PACKAGES := libfuse3-dev fuse3 pkg-config gcc libc6-dev python3-dev python3-venv
-TEST_PACKAGES := acl attr fuse-overlayfs util-linux
+TEST_PACKAGES := acl attr e2fsprogs fuse-overlayfs git util-linux
 
 # The interpreter to build on, any from 3.11 (PYTHON=... on the command line decides it). A real one: a version
 # manager's shim would cost more at each start than a whole mount, so what it stands for is asked.
@@ -87,7 +87,7 @@ types: setup  ## mypy, strict
 layers: setup  ## import-linter: which package may import which
 	$(BIN)/lint-imports --no-logo --no-cache
 
-.PHONY: test fuzz
+.PHONY: test fuzz bench
 test: setup-test  ## every test; what the machine cannot run is skipped by name, or fails where CI=true
 	$(BIN)/pytest $(ARGS)
 
@@ -97,6 +97,9 @@ fuzz: setup-test  ## the hypothesis tests alone, with many more examples
 .PHONY: demo
 demo: setup  ## see it work: three real layers, mounted, entered, changed, explained
 	@$(BIN)/python -m unionfs.cli.demo
+
+bench: setup-test  ## the union beside the kernel and its peers: a table, and samples in benchmarks/results (as root)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # A virtual environment of its own: the distribution's Python packages are not touched, and uninstalling is removing.
 LIBDIR := $(PREFIX)/lib/unionfs
