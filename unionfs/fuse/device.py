@@ -1,0 +1,125 @@
+"""Getting a /dev/fuse descriptor that is a mount, and ending that mount.
+
+Two ways lead to it. Who may call mount(2) (root, also root of a user namespace) opens the device and
+mounts it. Everybody else asks fusermount3, which is set-user-id: it mounts and sends the descriptor
+back over a socket. With *auto_unmount* both take the second way, because fusermount3 then stays,
+waits for the other end of the socket to close, and unmounts.
+
+Source: Linux Documentation/filesystems/fuse/fuse.rst; libfuse lib/mount.c, _FUSE_COMMFD.
+"""
+
+import errno
+import os
+import socket
+import stat
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from unionfs.errors import MountError
+from unionfs.linux import ids
+from unionfs.linux import mount as kernel
+
+if TYPE_CHECKING:
+    from unionfs.core.mountoptions import MountOptions
+
+__all__ = ["Device"]
+
+DEVICE: Final = "/dev/fuse"
+HELPER: Final = "fusermount3"
+
+MNT_FORCE: Final = 1
+
+
+class Device:
+    """One mount and its descriptor. Close it after `unmount`; closing alone leaves a dead mount behind."""
+
+    def __init__(self, fd: int, mountpoint: Path, *, privileged: bool, keeper: socket.socket | None) -> None:
+        self.fd = fd
+        self._mountpoint = mountpoint
+        self._privileged = privileged
+        self._keeper = keeper
+        """Our end of the socket on which fusermount3 waits; None without auto_unmount."""
+
+    @classmethod
+    def mount(cls, mountpoint: Path, options: "MountOptions") -> "Device":
+        """Make the mount. The kernel sends INIT next, and holds every other request until it is answered.
+
+        Raises:
+            MountError: it cannot be made; says why, and what to do.
+        """
+        privileged = ids.has_capability(ids.CAP_SYS_ADMIN)
+        if privileged and not options.auto_unmount:
+            return cls(_mount_directly(mountpoint, options), mountpoint, privileged=True, keeper=None)
+        fd, keeper = _mount_by_helper(mountpoint, options, privileged=privileged)
+        if not options.auto_unmount:
+            keeper.close()
+        return cls(fd, mountpoint, privileged=privileged, keeper=keeper if options.auto_unmount else None)
+
+    def unmount(self) -> None:
+        """Take the mount out of the tree; if files are open, they are cut off.
+
+        Raises:
+            OSError: it is not mounted there (EINVAL), or not ours to unmount.
+        """
+        if not self._privileged:
+            command = [HELPER, "-u", "-q", "-z", "--", os.fspath(self._mountpoint)]
+            subprocess.run(command, check=False, capture_output=True)
+            return
+        target = os.fspath(self._mountpoint)
+        try:
+            kernel.umount(target)
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+            kernel.umount(target, MNT_FORCE | kernel.MNT_DETACH)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        if self._keeper is not None:
+            self._keeper.close()
+
+
+def _mount_directly(mountpoint: Path, options: "MountOptions") -> int:
+    try:
+        fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as exc:
+        raise MountError(f"{DEVICE} cannot be opened: {exc.strerror}; try: modprobe fuse") from exc
+    try:
+        root = stat.S_IFMT(os.stat(mountpoint).st_mode)
+        data = f"fd={fd},rootmode={root:o},user_id={os.getuid()},group_id={os.getgid()},default_permissions"
+        if options.allows_other(privileged=True):
+            data += ",allow_other"
+        flags = kernel.flag_bits(options.flags_for(privileged=True))
+        kernel.mount(options.fsname, os.fspath(mountpoint), f"fuse.{options.subtype}", flags, data)
+    except OSError as exc:
+        os.close(fd)
+        raise MountError(f"{mountpoint} cannot be mounted: {exc.strerror}") from exc
+    return fd
+
+
+def _mount_by_helper(mountpoint: Path, options: "MountOptions", *, privileged: bool) -> tuple[int, socket.socket]:
+    words = [*options.flags_for(privileged=privileged), "default_permissions"]
+    words += [f"fsname={_escaped(options.fsname)}", f"subtype={_escaped(options.subtype)}"]
+    words += ["allow_other"] * options.allows_other(privileged=privileged) + ["auto_unmount"] * options.auto_unmount
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    command = [HELPER, "-o", ",".join(words), "--", os.fspath(mountpoint)]
+    environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
+    try:
+        helper = subprocess.Popen(  # it stays alive with auto_unmount, so nobody may wait for it
+            command, env=environment, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE, start_new_session=True
+        )
+    except FileNotFoundError as exc:
+        raise MountError(f"{HELPER} is not installed; try: apt install fuse3") from exc
+    theirs.close()
+    _data, fds, _flags, _address = socket.recv_fds(ours, 1, 1)
+    if fds:
+        return fds[0], ours
+    ours.close()
+    said = helper.communicate()[1].decode(errors="replace").strip()
+    raise MountError(said or f"{HELPER} ended with status {helper.returncode}")
+
+
+def _escaped(text: str) -> str:
+    """Protect what fusermount3 would take for the end of an option."""
+    return text.replace("\\", "\\\\").replace(",", "\\,")

@@ -1,0 +1,154 @@
+"""The engine that speaks the kernel's FUSE protocol itself, with `struct` and `os` on /dev/fuse.
+
+trio, in the main thread, owns the life cycle: signals, cancellation, and whatever else its caller
+does there. The serving loop (``serving.py``) has a thread of its own; this module makes the mount,
+agrees with the kernel on what both can do, and starts and ends the loop.
+"""
+
+import errno
+import gc
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from unionfs.errors import MountError
+from unionfs.fuse import wire
+from unionfs.fuse.device import Device
+from unionfs.fuse.passthrough import Cached, Passthrough
+from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Opcode, negotiate
+from unionfs.fuse.requests import Head, Requests
+from unionfs.fuse.serving import BUFFER_SIZE, Server
+from unionfs.linux import ids
+
+if TYPE_CHECKING:
+    from unionfs.core.mountoptions import MountOptions
+    from unionfs.core.union import Union
+
+__all__ = ["DirectEngine"]
+
+log: Final = logging.getLogger(__name__)
+
+OLDEST_LINUX: Final = (5, 4)
+"""The first with FUSE 7.31."""
+
+WANTED: Final = (
+    Feature.ASYNC_READ
+    | Feature.ATOMIC_O_TRUNC  # saves the SETATTR of each truncating open
+    | Feature.BIG_WRITES
+    | Feature.DONT_MASK  # the union applies the umask, unless a default ACL takes its place
+    | Feature.HAS_IOCTL_DIR
+    | Feature.DO_READDIRPLUS
+    | Feature.READDIRPLUS_AUTO  # a listing that nobody follows with lookups stays plain after its first part
+    | Feature.ASYNC_DIO
+    | Feature.PARALLEL_DIROPS
+    | Feature.POSIX_ACL
+    | Feature.ABORT_ERROR
+    | Feature.MAX_PAGES
+    | Feature.CACHE_SYMLINKS  # a symlink's target never changes
+    | Feature.HANDLE_KILLPRIV_V2  # saves a GETXATTR of security.capability for each write
+    | Feature.SETXATTR_EXT
+    | Feature.INIT_EXT
+    | Feature.DIRECT_IO_ALLOW_MMAP
+    | Feature.HAS_RESEND
+)
+"""What is asked of every kernel."""
+
+
+class DirectEngine:
+    """One mount, served by the direct engine."""
+
+    name = "direct"
+
+    def __init__(self, union: "Union", mountpoint: Path, options: "MountOptions") -> None:
+        self._union = union
+        self._mountpoint = mountpoint
+        self._options = options
+        self._device: Device | None = None
+        self._server: Server | None = None
+
+    @staticmethod
+    def unfit() -> str | None:
+        """Return why this engine cannot run here, or None if it can."""
+        release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+        return None if release >= OLDEST_LINUX else f"Linux {OLDEST_LINUX[0]}.{OLDEST_LINUX[1]} or newer is needed"
+
+    def mount(self) -> None:
+        """Make the mount and come to terms with the kernel; requests wait until `serve`.
+
+        Raises:
+            MountError: why not, and what to do.
+        """
+        self._device = Device.mount(self._mountpoint, self._options)
+        passthrough = ids.has_capability(ids.CAP_SYS_ADMIN) and ids.is_initial_user_namespace()
+        try:
+            agreed = shake_hands(self._device.fd, WANTED | (Feature.PASSTHROUGH * passthrough))
+        except BaseException:
+            self.unmount()
+            raise
+        requests = Requests(self._union, self._modes(self._device.fd, agreed.features), self._options, agreed.features)
+        self._server = Server(self._device.fd, requests, follow=self._options.follow)
+
+    def _modes(self, device: int, features: Feature) -> Cached:
+        if Feature.PASSTHROUGH in features:
+            return Passthrough(self._union, device, lower_too=False)
+        return Cached(self._union, device)
+
+    async def serve(self) -> None:
+        """Answer requests until there is no mount any more; cancelled, unmount."""
+        if self._server is None:
+            raise RuntimeError("serve before mount")
+        gc.freeze()  # what start-up made will stay: the collector need not look at it again
+        try:
+            await trio.to_thread.run_sync(self._server.run, abandon_on_cancel=True)
+        finally:
+            self.unmount()
+            self._server.stop()
+
+    def unmount(self) -> None:
+        """Take the mount out of the tree if it is still there, which ends `serve`."""
+        device, self._device = self._device, None
+        if device is None:
+            return
+        try:
+            device.unmount()
+        except OSError as exc:
+            if exc.errno not in {errno.EINVAL, errno.ENOENT}:  # somebody else was faster
+                log.warning("%s cannot be unmounted: %s", self._mountpoint, exc.strerror)
+        device.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many requests of each kind came."""
+        return self._server.statistics() if self._server is not None else {}
+
+
+def shake_hands(device: int, wanted: Feature) -> Negotiated:
+    """Read the INIT request, which comes first, and answer it.
+
+    Raises:
+        MountError: the kernel is too old.
+    """
+    buffer = bytearray(BUFFER_SIZE)
+    while True:
+        size = os.readv(device, [buffer])
+        head: Head = wire.HEADER.unpack_from(buffer)
+        unique = head[2]
+        if head[1] != Opcode.INIT:
+            os.write(device, wire.failure(unique, errno.EIO))
+            continue
+        offer = wire.init(memoryview(buffer)[wire.HEADER.size : size])
+        if offer.major > MAJOR:  # it will ask again, with ours
+            os.write(device, wire.reply(unique, wire.MAJOR_ONLY.pack(MAJOR, 0)))
+            continue
+        if (offer.major, offer.minor) < (MAJOR, OLDEST_MINOR):
+            os.write(device, wire.failure(unique, errno.EPROTO))
+            raise MountError(
+                f"the kernel speaks FUSE {offer.major}.{offer.minor}; because {MAJOR}.{OLDEST_MINOR} (Linux 5.4) "
+                "is needed; try: --engine pyfuse3"
+            )
+        agreed = negotiate(offer.minor, offer.flags, offer.max_readahead, wanted)
+        os.write(device, wire.reply(unique, wire.inited(agreed, stack_depth=1)))
+        return agreed

@@ -1,0 +1,172 @@
+"""Serving from the CPU of whoever asks, below everybody else's priority.
+
+Why. Two programs that take turns, each waiting for the other, are fastest on one CPU: no other CPU has
+to be woken from its idle state, twice for each request. Left alone, the scheduler sends the server to an idle
+CPU when a request wakes it, and the client to another when the reply does, and each request costs
+80 to 110 us instead of 30. Both halves are needed, and either alone is useless:
+
+* affinity to the requester's CPU, so that the request does not move us;
+* the policy SCHED_IDLE, so that the reply does not move him: the scheduler counts a CPU on which only
+  SCHED_IDLE runs as idle, so he stays where he was.
+
+Busy waiting, real-time and batch policies, other nice values, io_uring and more threads were measured
+as well; none came near, and some burn a CPU.
+
+Dangers, and what is done about them:
+
+* Starvation. SCHED_IDLE has a hundredth of the normal weight, and next to programs that compute in the same
+  session (autogroup) or cgroup we would wait 50 to 200 ms for each request. The daemon has a session of its own,
+  where that cannot happen; elsewhere a guard reads how long we were kept from running, every EIGHT requests,
+  and if that was too long three times running (once happens to anybody: a forget queued behind a client that
+  computes), we are an ordinary thread again, for longer each time.
+* Parallel clients, which want two CPUs. Many changes of client among THIRTY_TWO requests end the following,
+  few begin it again.
+* No way back: only CAP_SYS_NICE or RLIMIT_NICE lead out of SCHED_IDLE, so without them it is never entered.
+
+Source: Linux kernel/sched/fair.c, select_idle_sibling(), sched_idle_cpu(); sched(7); proc_pid_stat(5).
+"""
+
+import os
+import resource
+from typing import Final
+
+from unionfs.linux import ids
+
+__all__ = ["Follower"]
+
+_EIGHT: Final = 8
+"""Requests between two looks of the guard."""
+_THIRTY_TWO: Final = 32
+"""Requests over which changes of client are counted."""
+_PARALLEL: Final = 8
+"""More changes than this: several clients work at once."""
+_SINGLE: Final = 2
+"""Not more than this: one works, or they take turns slowly."""
+_DELAY_NS: Final = 2_000_000
+"""Time runnable but not running, within EIGHT requests, that is too long."""
+_STRIKES: Final = 3
+_FIRST_SAMPLE: Final = 4
+_LAST_SAMPLE: Final = 128
+"""Requests between two looks at where the client is: from the first to the last while it stays."""
+_LONGEST_REST: Final = 64
+"""Windows of THIRTY_TWO requests."""
+
+_CAP_SYS_NICE: Final = 23
+_NICE_0: Final = 20
+"""RLIMIT_NICE counts downwards from nice 20."""
+
+_NORMAL: Final = os.sched_param(0)
+
+
+class Follower:
+    """The scheduling of one serving thread. All but `leave` is called by that thread."""
+
+    def __init__(self) -> None:
+        self._all = os.sched_getaffinity(0)
+        self._delay_fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self._delay_ns = self._read_delay()
+        self._following = False
+        self._cpu = -1
+        self._thread = 0
+        self._requests = 0
+        self._sample_at = 0
+        self._interval = _FIRST_SAMPLE
+        self._changes = 0
+        self._strikes = 0
+        self._rest = 0
+        """Windows left before following is tried again."""
+        self._next_rest = 2
+        self._start()
+
+    @staticmethod
+    def is_possible() -> bool:
+        """Tell whether there is something to choose, and a way back."""
+        if len(os.sched_getaffinity(0)) < 2:
+            return False
+        privileged = ids.has_capability(_CAP_SYS_NICE) and ids.is_initial_user_namespace()
+        return privileged or resource.getrlimit(resource.RLIMIT_NICE)[0] >= _NICE_0
+
+    def saw(self, thread: int) -> None:
+        """Note a request of *thread*, and go where it is. 0, a request that nobody waits for, is ignored."""
+        if not thread:
+            return
+        self._requests += 1
+        if thread != self._thread:
+            self._thread = thread
+            self._changes += 1
+            self._interval = _FIRST_SAMPLE
+            self._sample_at = 0
+        if self._following and self._requests >= self._sample_at:
+            self._sample()
+        if not self._requests % _EIGHT:
+            self._review()
+
+    def leave(self) -> None:
+        """Make the calling thread, started by the serving one, an ordinary one."""
+        os.sched_setscheduler(0, os.SCHED_OTHER, _NORMAL)
+        os.sched_setaffinity(0, self._all)
+
+    def _sample(self) -> None:
+        self._sample_at = self._requests + self._interval
+        self._interval = min(self._interval * 2, _LAST_SAMPLE)
+        cpu = cpu_of(self._thread)
+        if cpu != self._cpu and cpu in self._all:
+            self._cpu = cpu
+            os.sched_setaffinity(0, {cpu})
+
+    def _review(self) -> None:
+        """Look whether following does harm; at the end of a window also whether it would do good."""
+        if self._following:
+            self._guard()
+        if self._requests % _THIRTY_TWO:
+            return
+        changes, self._changes = self._changes, 0
+        if self._following:
+            if changes > _PARALLEL:
+                self._stop()
+        elif self._rest:
+            self._rest -= 1
+        elif changes <= _SINGLE:
+            self._start()
+
+    def _guard(self) -> None:
+        before, self._delay_ns = self._delay_ns, self._read_delay()
+        self._strikes = self._strikes + 1 if self._delay_ns - before > _DELAY_NS else 0
+        if self._strikes >= _STRIKES:
+            self._stop()
+            self._rest = self._next_rest
+            self._next_rest = min(self._next_rest * 2, _LONGEST_REST)
+
+    def _start(self) -> None:
+        self._following = True
+        self._strikes = 0
+        self._delay_ns = self._read_delay()
+        self._sample_at = 0
+        os.sched_setscheduler(0, os.SCHED_IDLE, _NORMAL)
+
+    def _stop(self) -> None:
+        self._following = False
+        self._cpu = -1
+        self.leave()
+
+    def _read_delay(self) -> int:
+        """Return the nanoseconds for which this thread was ever kept waiting for a CPU."""
+        return int(os.pread(self._delay_fd, 64, 0).split()[1])
+
+    def close(self) -> None:
+        os.close(self._delay_fd)
+
+
+def cpu_of(thread: int) -> int:
+    """Return the CPU that *thread* ran on last, or -1 if it is gone. Costs 12 us."""
+    try:
+        fd = os.open(b"/proc/%d/stat" % thread, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        fields = os.read(fd, 1024).rpartition(b")")[2].split()  # the name in parentheses may hold anything
+    except OSError:
+        return -1
+    finally:
+        os.close(fd)
+    return int(fields[36])

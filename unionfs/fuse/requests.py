@@ -1,0 +1,333 @@
+"""What each request asks of the union: unwrap, ask, wrap.
+
+A handler takes the node, the body of the request and its header, and returns the body of the reply;
+None where the protocol wants no reply; or a `Job`, when the reply is empty and comes after it.
+Errors are exceptions: an `OSError` is an answer, `Deferred` asks to be called again, anything else
+is a bug. Nothing here reads or writes the device, waits, or decides where a name is.
+
+What is not asked for, and why:
+
+* Locks (GETLK, SETLK, SETLKW) are not negotiated: the kernel keeps them itself, for all openers of
+  an inode, and they survive copy-up because the inode does.
+* FLUSH is answered ENOSYS, once, after which the kernel stops sending it: with no writeback cache
+  there is nothing to flush, and one request for each close would be the most frequent of all.
+* ACCESS never comes with default_permissions; BMAP and POLL are for devices.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from unionfs.core.jobs import Job
+from unionfs.core.request import Caller, Changes
+from unionfs.fuse import fsioctl, wire
+from unionfs.fuse.protocol import (
+    FSYNC_FDATASYNC,
+    GETATTR_FH,
+    OPEN_KILL_SUIDGID,
+    READDIR_FLAGS,
+    SETXATTR_ACL_KILL_SGID,
+    WRITE_KILL_SUIDGID,
+    Feature,
+    Opcode,
+)
+
+if TYPE_CHECKING:
+    from unionfs.core.mountoptions import MountOptions
+    from unionfs.core.union import Entry, Union
+    from unionfs.fuse.passthrough import Modes
+
+__all__ = ["Answer", "Handler", "Head", "Requests"]
+
+Head = tuple[int, int, int, int, int, int, int, int, int]
+"""A decoded `wire.HEADER`."""
+
+Answer = bytes | memoryview | Job | None
+
+Handler = Callable[[int, memoryview, Head], Answer]
+
+COPY_LIMIT: Final = 16 << 20
+"""Bytes copied by one COPY_FILE_RANGE: the caller asks for the rest, others are served between."""
+
+_DONE: Final = b""
+_SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+_KILL: Final = Changes(kill_priv=True)
+_DOTS: Final = frozenset({b".", b".."})
+_NO_ENTRY: Final = bytes(wire.ENTRY.size)
+
+
+class Requests:
+    """The handlers of one mount, by opcode, over one union."""
+
+    def __init__(self, union: "Union", modes: "Modes", options: "MountOptions", features: Feature) -> None:
+        self._union = union
+        self._modes = modes
+        self._entry_valid = int(options.entry_timeout)
+        self._attr_valid = int(options.attr_timeout)
+        self._negative = wire.negative(int(options.negative_timeout))
+        self._setxattr = wire.SETXATTR_EXT if features & Feature.SETXATTR_EXT else wire.SETXATTR
+        self._data = memoryview(bytearray(1 << 20))
+        self.table: dict[int, Handler] = {Opcode[name.upper()]: getattr(self, name) for name in _HANDLED}
+
+    # Names and nodes.
+
+    def lookup(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        try:
+            found = self._union.lookup(nodeid, bytes(body[:-1]))
+        except FileNotFoundError:
+            return self._negative
+        return self._entry(found)
+
+    def forget(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        self._modes.forgotten(nodeid)
+        self._union.forget(nodeid, wire.FORGET.unpack_from(body)[0])
+        return None
+
+    def batch_forget(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
+        for nodeid, count in wire.forgets(body):
+            self._modes.forgotten(nodeid)
+            self._union.forget(nodeid, count)
+        return None
+
+    def getattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        flags, fh = wire.GETATTR.unpack_from(body)
+        return self._attributes(self._union.getattr(nodeid, fh if flags & GETATTR_FH else None))
+
+    def setattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        changes, fh = wire.setattr_changes(body)
+        return self._attributes(self._union.setattr(nodeid, changes, fh))
+
+    def readlink(self, nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return self._union.readlink(nodeid)
+
+    def mknod(self, nodeid: int, body: memoryview, head: Head) -> Answer:
+        mode, rdev, umask = wire.MKNOD.unpack_from(body)
+        name = wire.name(body[wire.MKNOD.size :])
+        return self._entry(self._union.mknod(nodeid, name, mode, rdev, _caller(head, umask)))
+
+    def mkdir(self, nodeid: int, body: memoryview, head: Head) -> Answer:
+        mode, umask = wire.MKDIR.unpack_from(body)
+        name = wire.name(body[wire.MKDIR.size :])
+        return self._entry(self._union.mkdir(nodeid, name, mode, _caller(head, umask)))
+
+    def symlink(self, nodeid: int, body: memoryview, head: Head) -> Answer:
+        name, target = wire.names(body)
+        return self._entry(self._union.symlink(nodeid, name, target, _caller(head, 0)))
+
+    def link(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        (old,) = wire.LINK.unpack_from(body)
+        return self._entry(self._union.link(old, nodeid, wire.name(body[wire.LINK.size :])))
+
+    def unlink(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        self._union.unlink(nodeid, wire.name(body))
+        return _DONE
+
+    def rmdir(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        self._union.rmdir(nodeid, wire.name(body))
+        return _DONE
+
+    def rename(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        (target,) = wire.RENAME.unpack_from(body)
+        old, new = wire.names(body[wire.RENAME.size :])
+        self._union.rename(nodeid, old, target, new)
+        return _DONE
+
+    def rename2(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        target, flags = wire.RENAME2.unpack_from(body)
+        old, new = wire.names(body[wire.RENAME2.size :])
+        self._union.rename(nodeid, old, target, new, flags)
+        return _DONE
+
+    # Open files.
+
+    def create(self, nodeid: int, body: memoryview, head: Head) -> Answer:
+        flags, mode, umask, _ = wire.CREATE.unpack_from(body)
+        name = wire.name(body[wire.CREATE.size :])
+        node, st, fh = self._union.create(nodeid, name, mode, flags, _caller(head, umask))
+        return self._created((node, st), fh, flags, head[4])
+
+    def tmpfile(self, nodeid: int, body: memoryview, head: Head) -> Answer:
+        flags, mode, umask, _ = wire.CREATE.unpack_from(body)
+        node, st, fh = self._union.tmpfile(nodeid, mode, flags, _caller(head, umask))
+        return self._created((node, st), fh, flags, head[4])
+
+    def _created(self, entry: "Entry", fh: int, flags: int, uid: int) -> bytes:
+        opened = wire.OPENED.pack(fh, *self._modes.opened(entry[0].nodeid, fh, flags, uid))
+        return self._entry(entry) + opened  # in this order: the mode decides how long attributes hold
+
+    def open(self, nodeid: int, body: memoryview, head: Head) -> Answer:
+        flags, kill = wire.OPEN.unpack_from(body)
+        fh = self._union.open(nodeid, flags)
+        if kill & OPEN_KILL_SUIDGID:
+            self._union.setattr(nodeid, _KILL, fh)
+        return wire.OPENED.pack(fh, *self._modes.opened(nodeid, fh, flags, head[4]))
+
+    def release(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        fh, flags, _ = wire.RELEASE.unpack_from(body)
+        self._modes.released(nodeid, flags)
+        self._union.release(fh)
+        return _DONE
+
+    def read(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
+        fh, offset, size = wire.READ.unpack_from(body)
+        data = self._data[:size]
+        return data[: os.preadv(self._union.file(fh).fd, (data,), offset)]
+
+    def write(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        fh, offset, flags, data = wire.write_data(body)
+        if not flags & WRITE_KILL_SUIDGID:
+            return wire.WRITTEN.pack(self._union.write(fh, data, offset))
+        written = self._union.write(fh, data, offset, kill_priv=True)
+        self._modes.drop_attributes(nodeid)
+        return wire.WRITTEN.pack(written)
+
+    def fsync(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
+        fh, flags = wire.FSYNC.unpack_from(body)
+        return self._union.fsync(fh, bool(flags & FSYNC_FDATASYNC)) or _DONE
+
+    def fallocate(self, _nodeid: int, body: memoryview, head: Head) -> Answer:
+        fh, offset, length, mode = wire.FALLOCATE.unpack_from(body)
+        self._union.fallocate(fh, mode, offset, length, kill_priv=bool(head[4]))
+        return _DONE
+
+    def lseek(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
+        fh, offset, whence = wire.LSEEK.unpack_from(body)
+        return wire.OFFSET.pack(self._union.lseek(fh, offset, whence))
+
+    def copy_file_range(self, _nodeid: int, body: memoryview, head: Head) -> Answer:
+        return wire.WRITTEN.pack(self._copy(body, head[4]))
+
+    def copy_file_range_64(self, _nodeid: int, body: memoryview, head: Head) -> Answer:
+        return wire.OFFSET.pack(self._copy(body, head[4]))
+
+    def _copy(self, body: memoryview, uid: int) -> int:
+        source, at, nodeid, target, to, length, flags = wire.COPY.unpack_from(body)
+        if uid:
+            self._union.setattr(nodeid, _KILL, target)
+        return self._union.copy_file_range(source, at, target, to, min(length, COPY_LIMIT), flags)
+
+    def ioctl(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        return fsioctl.answer(self._union, nodeid, wire.ioctl(body))
+
+    # Directories.
+
+    def opendir(self, nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return wire.OPENED.pack(self._union.opendir(nodeid), READDIR_FLAGS, 0)
+
+    def releasedir(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
+        self._union.releasedir(wire.RELEASE.unpack_from(body)[0])
+        return _DONE
+
+    def fsyncdir(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
+        fh, flags = wire.FSYNC.unpack_from(body)
+        return self._union.fsyncdir(fh, bool(flags & FSYNC_FDATASYNC)) or _DONE
+
+    def readdir(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
+        fh, offset, size = wire.READ.unpack_from(body)
+        out: list[bytes] = []
+        for index, (name, ino, kind) in enumerate(self._union.readdir(fh, offset)[offset:], offset + 1):
+            record = wire.dirent(ino, index, kind, name)
+            size -= len(record)
+            if size < 0:
+                break
+            out.append(record)
+        return b"".join(out)
+
+    def readdirplus(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        fh, offset, size = wire.READ.unpack_from(body)
+        listing = self._union.readdir(fh, offset)
+        out: list[bytes] = []
+        for index in range(offset, len(listing)):
+            name, ino, kind = listing[index]
+            record = wire.dirent(ino, index + 1, kind, name)
+            size -= len(record) + wire.ENTRY.size
+            if size < 0:  # before the lookup: each one that is sent must be forgotten again
+                break
+            entry = self._listed(nodeid, name)
+            if entry:
+                out += (entry, record)
+        return b"".join(out)
+
+    def _listed(self, parent: int, name: bytes) -> bytes | None:
+        """Return the entry that goes with a listed name: empty for a mere name, None for one that is gone."""
+        if name in _DOTS:
+            return _NO_ENTRY
+        try:
+            return self._entry(self._union.lookup(parent, name))
+        except FileNotFoundError:
+            return None
+        except OSError:  # the name stays in the listing; a lookup of its own will say what is wrong
+            return _NO_ENTRY
+
+    # Attributes beyond the inode's, and the whole file system.
+
+    def getxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        (size,) = wire.GETXATTR.unpack_from(body)
+        return _sized(self._union.getxattr(nodeid, wire.name(body[wire.GETXATTR.size :])), size)
+
+    def listxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        (size,) = wire.GETXATTR.unpack_from(body)
+        return _sized(b"".join(name + b"\0" for name in self._union.listxattr(nodeid)), size)
+
+    def setxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        name, value, flags, extra = wire.setxattr(body, self._setxattr)
+        self._union.setxattr(nodeid, name, value, flags)
+        if extra & SETXATTR_ACL_KILL_SGID:
+            mode = self._union.getattr(nodeid)[1].st_mode
+            if mode & stat.S_ISGID:
+                self._union.setattr(nodeid, Changes(mode=mode & 0o7777 & ~stat.S_ISGID))
+        return _DONE
+
+    def removexattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        self._union.removexattr(nodeid, wire.name(body))
+        return _DONE
+
+    def statfs(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return wire.statfs(self._union.statfs())
+
+    def syncfs(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return self._union.syncfs() or _DONE
+
+    def destroy(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return _DONE
+
+    # Wrapping.
+
+    def _entry(self, found: "Entry") -> bytes:
+        node, st = found
+        return wire.entry(node.nodeid, node.ino, st, self._entry_valid, self._valid(node.nodeid, st))
+
+    def _attributes(self, found: "Entry") -> bytes:
+        node, st = found
+        return wire.attributes(node.ino, st, self._valid(node.nodeid, st))
+
+    def _valid(self, nodeid: int, st: os.stat_result) -> int:
+        """Return the seconds for which the kernel need not ask again: none while it would miss a change."""
+        modes = self._modes
+        if nodeid in modes.changing or (st.st_mode & _SET_ID and nodeid in modes.lent):
+            return 0
+        return self._attr_valid
+
+
+_HANDLED: Final = (
+    *("lookup", "forget", "batch_forget", "getattr", "setattr", "readlink", "mknod", "mkdir", "symlink", "link"),
+    *("unlink", "rmdir", "rename", "rename2", "create", "tmpfile", "open", "release", "read", "write", "fsync"),
+    *("fallocate", "lseek", "copy_file_range", "copy_file_range_64", "ioctl", "opendir", "releasedir", "fsyncdir"),
+    *("readdir", "readdirplus", "getxattr", "listxattr", "setxattr", "removexattr", "statfs", "syncfs", "destroy"),
+)
+"""Requests with a handler of their name; every other opcode is answered ENOSYS."""
+
+
+def _caller(head: Head, umask: int) -> Caller:
+    return Caller(head[4], head[5], umask, head[6])
+
+
+def _sized(value: bytes, size: int) -> bytes:
+    """Answer a question that is asked twice: first for the size (0), then for the value."""
+    if size == 0:
+        return wire.SIZE.pack(len(value))
+    if len(value) > size:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return value
