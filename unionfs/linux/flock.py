@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Lock"]
+__all__ = ["Lock", "lock_descriptor"]
 
 
 class Lock:
@@ -54,3 +54,12 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def lock_descriptor(fd: int) -> bool:
+    """Take the lock of an open file or directory, for as long as it is open; False if somebody else has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

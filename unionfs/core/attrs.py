@@ -1,0 +1,210 @@
+"""Attributes: what a stat of a node shows, and changing it.
+
+Attributes are `os.stat_result` values of the real file. Only where the union must show something
+else is one rebuilt: a merged directory has one link, as under the kernel's overlayfs; a metacopy
+file has the blocks of its data.
+
+Source: Linux fs/overlayfs/inode.c, ovl_getattr() and ovl_setattr().
+"""
+
+import errno
+import os
+import stat
+import time
+from typing import Any, Final
+
+from unionfs.core import copyup
+from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.request import NOW, Changes
+from unionfs.core.state import State
+from unionfs.linux import at, fileops
+
+__all__ = ["change", "drop_set_id", "file_flags", "replaced", "set_file_flags", "stat_of"]
+
+_SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+
+
+def replaced(st: os.stat_result, **fields: int) -> os.stat_result:
+    """Return *st* with some of st_mode, st_nlink, st_uid, st_gid, st_size (bytes), st_blocks, st_rdev changed."""
+    state: Any = st.__reduce__()[1]
+    visible, more = state
+    names = ("st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size")
+    head = tuple(fields.get(name, value) for name, value in zip(names, visible, strict=False))
+    extra = {name: value for name, value in fields.items() if name not in names}
+    return os.stat_result((*head, *visible[len(names) :]), {**more, **extra})
+
+
+def stat_of(node: Node) -> os.stat_result:
+    """Return what a stat of *node* shows, but for st_ino: that is ``node.ino``.
+
+    Raises:
+        FileNotFoundError: somebody removed the file beneath the union.
+    """
+    return _of_file(node) if isinstance(node, File) else _of_directory(node)
+
+
+def _of_file(node: File) -> os.stat_result:
+    if node.final is not None:
+        return os.fstat(node.opens[0].fd) if node.opens else node.final
+    st = node.place.lstat(node.real)
+    return with_data_blocks(st, node)
+
+
+def with_data_blocks(st: os.stat_result, node: File) -> os.stat_result:
+    """Show the disk space of a metacopy file's data, which lie in another layer."""
+    if node.data is None:
+        return st
+    place, name = node.data
+    return replaced(st, st_blocks=place.lstat(name).st_blocks)
+
+
+def _of_directory(node: Dir) -> os.stat_result:
+    if node.final is not None:
+        return node.final
+    return directory_stat(node, os.fstat(node.places[0].fd()))
+
+
+def directory_stat(node: Dir, st: os.stat_result) -> os.stat_result:
+    return replaced(st, st_nlink=1) if len(node.places) > 1 and st.st_nlink != 1 else st
+
+
+def change(state: State, node: Node, changes: Changes, fd: int | None) -> None:
+    """Change attributes of *node*; *fd* is its upper file, if the caller has it open for writing.
+
+    The order is the kernel's for one setattr with several attributes: owner (which clears the
+    set-id bits), mode, size, times last, because all of the others move them.
+
+    Raises:
+        Deferred: a long copy-up comes first.
+    """
+    state.writable()
+    target = _target(state, node, changes, fd)
+    if changes.uid is not None or changes.gid is not None:
+        _chown(target, changes)
+    if changes.mode is not None:
+        _chmod(node, target, changes.mode)
+    if changes.size is not None:
+        _truncate(target, changes.size, kill_priv=changes.kill_priv)
+    if changes.atime_ns is not None or changes.mtime_ns is not None:
+        _utimes(target, changes)
+
+
+Target = tuple[int, bytes]
+"""A directory's descriptor and a name in it; the name is empty for an open file itself."""
+
+
+def _target(state: State, node: Node, changes: Changes, fd: int | None) -> Target:
+    if isinstance(node, Dir):
+        if node.is_gone:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return copyup.directory(state, node).fd(), b"."
+    if changes.size is not None:
+        copyup.file(state, node, changes.size)
+    else:
+        copyup.metadata(state, node)
+    if node.is_gone:
+        if not node.opens:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return fd if fd is not None else node.opens[0].fd, b""
+    return node.place.fd(), node.real
+
+
+def _chown(target: Target, changes: Changes) -> None:
+    uid = -1 if changes.uid is None else changes.uid
+    gid = -1 if changes.gid is None else changes.gid
+    dirfd, name = target
+    if name:
+        os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
+    else:
+        os.fchown(dirfd, uid, gid)
+
+
+def _chmod(node: Node, target: Target, mode: int) -> None:
+    dirfd, name = target
+    if not name:
+        os.fchmod(dirfd, mode)
+        return
+    if isinstance(node, File) and stat.S_ISLNK(node.place.lstat(name).st_mode):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    os.chmod(name, mode, dir_fd=dirfd)
+
+
+def _truncate(target: Target, size: int, *, kill_priv: bool) -> None:
+    dirfd, name = target
+    if not name:
+        _truncate_open(dirfd, size, kill_priv=kill_priv)
+        return
+    fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dirfd)
+    try:
+        _truncate_open(fd, size, kill_priv=kill_priv)
+    finally:
+        os.close(fd)
+
+
+def _truncate_open(fd: int, size: int, *, kill_priv: bool) -> None:
+    if kill_priv:
+        drop_set_id(fd)
+    os.ftruncate(fd, size)
+
+
+def drop_set_id(fd: int) -> None:
+    """Clear set-user-id, and set-group-id where group-execute is set, as a write by an ordinary user does."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    kept = mode & ~(_SET_ID if mode & stat.S_IXGRP else stat.S_ISUID)
+    if kept != mode:
+        os.fchmod(fd, kept)
+
+
+def _utimes(target: Target, changes: Changes) -> None:
+    dirfd, name = target
+    st = os.stat(name, dir_fd=dirfd, follow_symlinks=False) if name else os.fstat(dirfd)
+    now = time.clock_gettime_ns(_COARSE)
+    times = (_time(changes.atime_ns, st.st_atime_ns, now), _time(changes.mtime_ns, st.st_mtime_ns, now))
+    if name:
+        os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
+    else:
+        os.utime(dirfd, ns=times)
+
+
+_COARSE: Final = 5
+"""CLOCK_REALTIME_COARSE: the clock that file times are taken from; the exact one would be ahead of them."""
+
+
+def _time(wanted: int | None, current: int, now: int) -> int:
+    if wanted is None:
+        return current
+    return now if wanted == NOW else wanted
+
+
+def file_flags(node: Node) -> int:
+    """Return the file flags of chattr(1)."""
+    fd, own = _flags_descriptor(node)
+    try:
+        return fileops.get_flags(fd)
+    finally:
+        if own:
+            os.close(fd)
+
+
+def set_file_flags(state: State, node: Node, flags: int) -> None:
+    """Set the file flags of chattr(1); the node is copied up with its data first."""
+    state.writable()
+    if isinstance(node, Dir):
+        copyup.directory(state, node)
+    else:
+        copyup.file(state, node)
+    fd, own = _flags_descriptor(node)
+    try:
+        fileops.set_flags(fd, flags)
+    finally:
+        if own:
+            os.close(fd)
+
+
+def _flags_descriptor(node: Node) -> tuple[int, bool]:
+    """Return a descriptor the ioctl may be asked on, and whether it must be closed afterwards."""
+    if isinstance(node, Dir):
+        return node.places[0].fd(), False
+    if node.opens:
+        return node.opens[0].fd, False
+    return at.open_file(node.place.fd(), node.real, os.O_RDONLY), True

@@ -1,0 +1,359 @@
+"""Give a lower file its own copy in the upper layer, before the first change to it.
+
+    lower file  --STEPS-->  work/#<n>  --rename-->  upper/<dir>/<name>
+
+Until the rename nothing is visible under the union's name, and the rename is one system call. A
+reader sees the lower file or the finished copy; a crash leaves at most one file in the work
+directory, which the next mount empties. Parent directories are copied up first, each whole, with
+the lower's owner, mode and attributes; a directory that receives a copy keeps its times.
+
+Data that take long to copy are a `Job`: the caller is told to wait (`Deferred`) and asked again.
+Whoever needs the same copy meanwhile gets the same job.
+
+Source: Linux fs/overlayfs/copy_up.c, ovl_do_copy_up() and ovl_copy_up_workdir().
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from unionfs.core import ondisk
+from unionfs.core.jobs import Deferred, Job
+from unionfs.core.layer import Place
+from unionfs.core.nodes import Dir, File
+from unionfs.core.state import State
+from unionfs.core.upper import Upper
+from unionfs.linux import at, filecopy, handles, xattr
+
+__all__ = ["STEPS", "Copy", "copy_up_data", "directory", "file"]
+
+INLINE_BYTES: Final = 256 << 10
+"""Up to here a copy is made at once; handing it to a thread would take longer than the copy."""
+
+
+@dataclass(slots=True)
+class Copy:
+    """One file on its way up. A worker thread may have it: it holds descriptors and values only."""
+
+    st: os.stat_result
+    """The source's attributes."""
+    source: int | bytes
+    """How the xattr calls reach the source."""
+    data: int
+    """A descriptor for reading the data, or -1."""
+    size: int
+    """Bytes of data to copy."""
+    upper: Upper
+    temp: bytes
+    link: bytes = b""
+    """The target of a symlink."""
+    metadata_only: bool = False
+    origin: bytes | None = None
+    target_fd: int = -1
+    copied: int = 0
+
+    @property
+    def target(self) -> bytes:
+        return at.proc_path(self.upper.work_fd, self.temp)
+
+    def close(self) -> None:
+        for fd in (self.data, self.target_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.data = self.target_fd = -1
+
+
+def make(copy: Copy) -> None:
+    kind = stat.S_IFMT(copy.st.st_mode)
+    dirfd = copy.upper.work_fd
+    if kind == stat.S_IFREG:
+        copy.target_fd = at.open_file(dirfd, copy.temp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    elif kind == stat.S_IFDIR:
+        os.mkdir(copy.temp, 0o700, dir_fd=dirfd)
+    elif kind == stat.S_IFLNK:
+        os.symlink(copy.link, copy.temp, dir_fd=dirfd)
+    else:
+        os.mknod(copy.temp, kind | 0o600, copy.st.st_rdev, dir_fd=dirfd)
+
+
+def copy_data(copy: Copy) -> None:
+    if copy.metadata_only:
+        os.ftruncate(copy.target_fd, copy.st.st_size)
+    elif copy.target_fd >= 0 and copy.data >= 0:
+        copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size)
+
+
+def copy_owner(copy: Copy) -> None:
+    os.chown(copy.temp, copy.st.st_uid, copy.st.st_gid, dir_fd=copy.upper.work_fd, follow_symlinks=False)
+
+
+def copy_xattrs(copy: Copy) -> None:
+    xattr.copy(copy.source, copy.target, copy.upper.layer.xattrs.is_private)
+
+
+def copy_mode(copy: Copy) -> None:
+    if not stat.S_ISLNK(copy.st.st_mode):
+        os.chmod(copy.temp, stat.S_IMODE(copy.st.st_mode), dir_fd=copy.upper.work_fd)
+
+
+def copy_times(copy: Copy) -> None:
+    times = (copy.st.st_atime_ns, copy.st.st_mtime_ns)
+    os.utime(copy.temp, ns=times, dir_fd=copy.upper.work_fd, follow_symlinks=False)
+
+
+def write_marks(copy: Copy) -> None:
+    marks = copy.upper.layer.xattrs
+    if copy.metadata_only:
+        xattr.set(copy.target, marks.metacopy, b"")
+    if copy.origin is None:
+        return
+    try:
+        xattr.set(copy.target, marks.origin, copy.origin)
+    except OSError as exc:  # a symlink takes no user.* attribute: its number will change with the next mount
+        if exc.errno not in {errno.EOPNOTSUPP, errno.EPERM}:
+            raise
+
+
+def write_through(copy: Copy) -> None:
+    if copy.upper.syncs and copy.target_fd >= 0:
+        os.fsync(copy.target_fd)
+
+
+Step = Callable[[Copy], None]
+
+STEPS: Final[tuple[Step, ...]] = (
+    make,
+    copy_data,
+    copy_owner,  # after data: writing clears the set-id bits; before xattrs: chown drops security.capability
+    copy_xattrs,
+    copy_mode,  # after owner, which clears the set-id bits, and after ACLs, which carry a mode of their own
+    write_marks,
+    copy_times,  # after data, which moves mtime
+    write_through,  # last: all of the above must be on the disk before the name is
+)
+
+
+def run(copy: Copy) -> None:
+    for step in STEPS:
+        step(copy)
+
+
+def directory(state: State, node: Dir) -> Place:
+    """Return the place of *node* in the upper layer; it and its parents are copied up if need be."""
+    if node.places[0].layer.writable:
+        return node.places[0]
+    upper = state.writable()
+    missing = [node]
+    while missing[-1].parent.upper is None:
+        missing.append(missing[-1].parent)
+    for each in reversed(missing):
+        _directory(upper, each)
+    return node.places[0]
+
+
+def _directory(upper: Upper, node: Dir) -> None:
+    if node.is_gone:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    lower = node.places[0]
+    above = node.parent.places[0]
+    st = os.fstat(lower.fd())
+    copy = Copy(st, at.proc_path(lower.fd(), b"."), -1, 0, upper, upper.temporary())
+    copy.origin = _origin(lower, b".")
+    with upper.staged() as copy.temp:
+        run(copy)
+        _publish(upper, copy, above, node.name)
+    place = above.child(node.name)
+    place.mark_fresh()
+    node.places = (place, *node.places)
+
+
+def file(state: State, node: File, size: int | None = None) -> None:
+    """Make *node* an upper file, with all its data, or with the first *size* bytes of them.
+
+    Raises:
+        Deferred: the data take long; complete the job and call again.
+        OSError: the upper layer refused (ENOSPC, EDQUOT, EACCES ...); nothing was published.
+    """
+    if node.place.layer.writable and node.data is None:
+        return
+    if node in state.jobs:
+        raise Deferred(state.jobs[node])
+    upper = state.writable()
+    if node.data is not None and node.place.layer.writable:
+        copy_up_data(state, node, size)
+        return
+    if not node.is_gone:
+        directory(state, node.parent)
+    copy = _prepare(upper, node, size, hard_links=state.config.index)
+    _start(state, node, copy, lambda error: _finish(state, upper, node, copy, error))
+
+
+def _start(state: State, node: File, copy: Copy, finish: Callable[[BaseException | None], None]) -> None:
+    """Do the copy now, or hand it out as a job if it would keep others waiting."""
+    job = Job(lambda: run(copy), finish)
+    long = copy.size > INLINE_BYTES or (copy.upper.syncs and copy.data >= 0)
+    if state.defer and long:
+        state.jobs[node] = job
+        raise Deferred(job)
+    job.complete()
+
+
+def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) -> Copy:
+    st = node.place.lstat(node.real) if node.final is None else node.final
+    wanted = st.st_size if size is None else min(size, st.st_size)
+    if node.final is not None:
+        return _prepare_nameless(upper, node, wanted)
+    source = node.place.target(node.real)
+    copy = Copy(st, source, -1, 0, upper, upper.temporary())
+    if st.st_nlink == 1 or hard_links:
+        copy.origin = _origin(node.place, node.real)
+    if stat.S_ISREG(st.st_mode):
+        data_place, data_name = node.data or (node.place, node.real)
+        copy.data = at.open_file(data_place.fd(), data_name, os.O_RDONLY)
+        copy.size = wanted
+        if node.data is None:
+            copy.source = copy.data  # a worker may not use the place's descriptor
+    elif stat.S_ISLNK(st.st_mode):
+        copy.link = os.readlink(node.real, dir_fd=node.place.fd())
+    return copy
+
+
+def _prepare_nameless(upper: Upper, node: File, wanted: int) -> Copy:
+    """A file without a name can only be reached through one of its open files."""
+    if not node.opens:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    data = os.dup(node.opens[0].fd)
+    return Copy(os.fstat(data), data, data, wanted, upper, upper.temporary())
+
+
+def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseException | None) -> None:
+    """Publish a finished copy, on the union's thread; the node may have moved or gone meanwhile."""
+    state.jobs.pop(node, None)
+    try:
+        if error is not None:
+            raise error
+        if node.is_gone:
+            _swap(state, node, lambda flags: at.open_file(upper.work_fd, copy.temp, flags))
+            upper.discard(copy.temp)
+        else:
+            above = directory(state, node.parent)
+            if copy.origin is not None:
+                upper.set_impure(above)
+            _publish(upper, copy, above, node.name)
+            node.place, node.real, node.data = above, node.name, None
+            _swap(state, node, lambda flags: at.open_file(above.fd(), node.name, flags))
+    except BaseException:
+        upper.discard(copy.temp)
+        raise
+    finally:
+        copy.close()
+    state.counters.copy_ups += 1
+    state.counters.copied_bytes += copy.copied
+
+
+def _publish(upper: Upper, copy: Copy, above: Place, name: bytes) -> None:
+    """Give the finished copy its name. The directory's times are as before: nothing has changed in it."""
+    before = os.fstat(above.fd())
+    at.rename(upper.work_fd, copy.temp, above.fd(), name)
+    os.utime(at.proc_path(above.fd(), b"."), ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _swap(state: State, node: File, reopen: Callable[[int], int]) -> None:
+    """Let everybody who has the lower file open read the upper one from now on."""
+    if not node.opens:
+        return
+    if state.on_copy_up is not None:
+        state.on_copy_up(node)
+    for opened in node.opens:
+        if not opened.writable_layer:
+            fd = reopen(opened.real_flags)
+            os.close(opened.fd)
+            opened.fd = fd
+            opened.writable_layer = True
+
+
+def copy_up_data(state: State, node: File, size: int | None = None) -> None:
+    """Give an upper file whose attributes alone were copied up its data (the first *size* bytes) as well.
+
+    They are written into the file itself, whose hard links stay what they are. Until the mark is
+    taken away, and that is the last step, readers look for the data below.
+    """
+    upper = state.writable()
+    if node.data is None:
+        return
+    place, name = node.data
+    st = node.place.lstat(node.real)
+    wanted = st.st_size if size is None else min(size, st.st_size)
+    copy = Copy(st, node.place.target(node.real), at.open_file(place.fd(), name, os.O_RDONLY), wanted, upper, b"")
+    copy.target_fd = at.open_file(node.place.fd(), node.real, os.O_RDWR)
+    job = Job(lambda: _fill(copy), lambda error: _filled(state, node, copy, error))
+    if state.defer and wanted > INLINE_BYTES:
+        state.jobs[node] = job
+        raise Deferred(job)
+    job.complete()
+
+
+def _fill(copy: Copy) -> None:
+    capability = xattr.get(copy.target_fd, xattr.CAPABILITY)
+    copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size)
+    os.ftruncate(copy.target_fd, copy.size)
+    if capability is not None:
+        xattr.set(copy.target_fd, xattr.CAPABILITY, capability)  # writing has dropped it
+    os.fchmod(copy.target_fd, stat.S_IMODE(copy.st.st_mode))
+    os.utime(copy.target_fd, ns=(copy.st.st_atime_ns, copy.st.st_mtime_ns))
+    write_through(copy)
+
+
+def _filled(state: State, node: File, copy: Copy, error: BaseException | None) -> None:
+    state.jobs.pop(node, None)
+    try:
+        if error is not None:
+            raise error
+        marks = copy.upper.layer.xattrs
+        xattr.remove(copy.target_fd, marks.metacopy)
+        if marks.redirect in xattr.names(copy.target_fd):
+            xattr.remove(copy.target_fd, marks.redirect)
+        node.data = None
+        _swap(state, node, lambda flags: at.open_file(node.place.fd(), node.real, flags))
+    finally:
+        copy.close()
+    state.counters.copied_bytes += copy.copied
+
+
+def metadata(state: State, node: File) -> None:
+    """Make *node* an upper file as far as its attributes go; data stay below if the union may do that."""
+    if node.place.layer.writable:
+        return
+    st = node.place.lstat(node.real) if node.final is None else node.final
+    if not (state.config.metacopy and node.final is None and stat.S_ISREG(st.st_mode) and st.st_size):
+        file(state, node)
+        return
+    if node in state.jobs:
+        raise Deferred(state.jobs[node])
+    upper = state.writable()
+    above = directory(state, node.parent)
+    copy = Copy(st, node.place.target(node.real), -1, 0, upper, upper.temporary(), metadata_only=True)
+    if st.st_nlink == 1 or state.config.index:
+        copy.origin = _origin(node.place, node.real)
+    data = node.data or (node.place, node.real)
+    with upper.staged() as copy.temp:
+        try:
+            run(copy)
+        finally:
+            copy.close()
+        if copy.origin is not None:
+            upper.set_impure(above)
+        _publish(upper, copy, above, node.name)
+    node.place, node.real, node.data = above, node.name, data
+    state.counters.copy_ups += 1
+
+
+def _origin(place: Place, name: bytes) -> bytes | None:
+    """Return the origin mark for a copy of *name*; empty if the filesystem has no handles."""
+    handle = handles.handle_of(place.fd(), b"" if name == b"." else name)
+    if handle is None:
+        return b""
+    return ondisk.encode_origin(handle, place.layer.uuid)

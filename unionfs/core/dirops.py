@@ -1,0 +1,290 @@
+"""Names: making and removing them. Rename has a room of its own.
+
+A new object is made right in its upper directory, where the filesystem itself applies the default
+ACL, the umask and the set-group-id rule; it is then given to the caller. Where a whiteout holds the
+name, the object is made in the work directory and takes the whiteout's place in one rename, so that
+a crash never shows the deleted lower file again; a directory is opaque before it gets there.
+
+Something removed leaves a whiteout only if a lower layer would show it otherwise.
+
+Source: Linux fs/overlayfs/dir.c.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from unionfs.core import acl, attrs, copyup, find, ondisk, readdir
+from unionfs.core.files import OpenFile
+from unionfs.core.layer import Place
+from unionfs.core.lookup import is_shown
+from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.request import Caller
+from unionfs.core.state import State
+from unionfs.core.upper import Upper
+from unionfs.linux import at, xattr
+from unionfs.names import Handle
+
+__all__ = ["create", "link", "make", "rmdir", "symlink", "tmpfile", "unlink"]
+
+NAME_MAX: Final = 255
+Maker = Callable[[int, bytes, int], None]
+"""Makes the object, given a directory's descriptor, a name and permission bits."""
+
+
+def _fail(code: int) -> NoReturn:
+    raise OSError(code, os.strerror(code))
+
+
+def check_name(name: bytes) -> None:
+    """Refuse names that no layer can hold.
+
+    Raises:
+        OSError: ENAMETOOLONG; EINVAL for a name that image tools read as a whiteout.
+    """
+    if len(name) > NAME_MAX:
+        _fail(errno.ENAMETOOLONG)
+    if name.startswith(ondisk.WHITEOUT_PREFIX):
+        _fail(errno.EINVAL)
+
+
+def _new_place(state: State, parent: Dir, name: bytes) -> tuple[Upper, Place, bool]:
+    """Return where *name* is to be made, and whether a whiteout holds the name there.
+
+    Raises:
+        FileExistsError: the union already shows the name.
+    """
+    upper = state.writable()
+    check_name(name)
+    if parent.is_gone:
+        _fail(errno.ENOENT)
+    if find.is_visible(state, parent, name):
+        _fail(errno.EEXIST)
+    place = copyup.directory(state, parent)
+    return upper, place, place.find(name) is not None
+
+
+def make(state: State, parent: Dir, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
+    """Make a directory, a device, a fifo, a socket or an empty file, as the type bits of *mode* say."""
+    kind = stat.S_IFMT(mode)
+    if kind == stat.S_IFCHR and rdev == ondisk.WHITEOUT_RDEV:
+        _fail(errno.EPERM)  # it would be a whiteout
+
+    def maker(dirfd: int, at_name: bytes, bits: int) -> None:
+        if kind == stat.S_IFDIR:
+            os.mkdir(at_name, bits, dir_fd=dirfd)
+        else:
+            os.mknod(at_name, kind | bits, rdev, dir_fd=dirfd)
+
+    return _make(state, parent, name, mode, caller, maker)
+
+
+def symlink(state: State, parent: Dir, name: bytes, target: bytes, caller: Caller) -> tuple[Node, os.stat_result]:
+    def maker(dirfd: int, at_name: bytes, _bits: int) -> None:
+        os.symlink(target, at_name, dir_fd=dirfd)
+
+    return _make(state, parent, name, stat.S_IFLNK | 0o777, caller, maker)
+
+
+def _make(
+    state: State, parent: Dir, name: bytes, mode: int, caller: Caller, maker: Maker
+) -> tuple[Node, os.stat_result]:
+    upper, place, over_whiteout = _new_place(state, parent, name)
+    if over_whiteout:
+        with upper.staged() as temp:
+            maker(upper.work_fd, temp, 0o600 if not stat.S_ISDIR(mode) else 0o700)
+            _dress(upper, place, temp, mode, caller)
+            _over_whiteout(upper, temp, place, name, stat.S_ISDIR(mode))
+    else:
+        upper.use_umask(caller.umask)
+        maker(place.fd(), name, stat.S_IMODE(mode))
+        try:
+            _own(place.fd(), name, place, mode, caller)
+        except BaseException:
+            upper.remove_directory(place, name) if stat.S_ISDIR(mode) else os.unlink(name, dir_fd=place.fd())
+            raise
+    return find.adopt(state, parent, name, place)
+
+
+def _over_whiteout(upper: Upper, temp: bytes, place: Place, name: bytes, is_dir: bool) -> None:
+    """Put the staged object where a whiteout is."""
+    if is_dir:
+        xattr.set(at.proc_path(upper.work_fd, temp), upper.layer.xattrs.opaque, ondisk.OPAQUE)
+        at.rename(upper.work_fd, temp, place.fd(), name, at.RENAME_EXCHANGE)
+        os.unlink(temp, dir_fd=upper.work_fd)
+    else:
+        at.rename(upper.work_fd, temp, place.fd(), name)
+
+
+def _own(dirfd: int, name: bytes, place: Place, mode: int, caller: Caller) -> None:
+    """Give an object, made in its directory by the daemon, to the caller."""
+    uid, gid = os.geteuid(), os.getegid()
+    if caller.uid == uid and caller.gid == gid:
+        return
+    inherits_group = stat.S_ISGID & os.fstat(place.fd()).st_mode
+    group = -1 if inherits_group else caller.gid
+    os.chown(name, caller.uid, group, dir_fd=dirfd, follow_symlinks=False)
+    if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISDIR(mode):  # chown has cleared them
+        made = stat.S_IMODE(at.lstat(dirfd, name).st_mode)
+        os.chmod(name, made | (mode & (stat.S_ISUID | stat.S_ISGID)), dir_fd=dirfd)
+
+
+def _dress(upper: Upper, place: Place, temp: bytes, mode: int, caller: Caller) -> None:
+    """Give a staged object the owner, mode and ACL it would have had, had it been made in *place*."""
+    dirfd, above = upper.work_fd, os.fstat(place.fd())
+    inherits_group = bool(above.st_mode & stat.S_ISGID)
+    gid = above.st_gid if inherits_group else caller.gid
+    os.chown(temp, caller.uid, gid, dir_fd=dirfd, follow_symlinks=False)
+    if stat.S_ISLNK(mode):
+        return
+    bits = stat.S_IMODE(mode)
+    target = at.proc_path(dirfd, temp)
+    default = xattr.get(at.proc_path(place.fd(), b"."), xattr.DEFAULT_ACL)
+    if default is None:
+        bits &= ~caller.umask
+    else:
+        access, bits = acl.inherit(default, bits)
+        if access is not None:
+            xattr.set(target, xattr.ACCESS_ACL, access)
+        if stat.S_ISDIR(mode):
+            xattr.set(target, xattr.DEFAULT_ACL, default)
+    if inherits_group and stat.S_ISDIR(mode):
+        bits |= stat.S_ISGID
+    os.chmod(temp, bits, dir_fd=dirfd)
+
+
+def create(
+    state: State, parent: Dir, name: bytes, mode: int, flags: int, caller: Caller
+) -> tuple[Node, os.stat_result, Handle]:
+    """Make a regular file and open it."""
+    upper, place, over_whiteout = _new_place(state, parent, name)
+    kept = os.O_RDWR | (flags & (os.O_SYNC | os.O_DSYNC))
+    if over_whiteout:
+        with upper.staged() as temp:
+            fd = at.open_file(upper.work_fd, temp, kept | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                _dress(upper, place, temp, mode, caller)
+                at.rename(upper.work_fd, temp, place.fd(), name)
+            except BaseException:
+                os.close(fd)
+                raise
+    else:
+        upper.use_umask(caller.umask)
+        fd = at.open_file(place.fd(), name, kept | os.O_CREAT | os.O_EXCL, stat.S_IMODE(mode))
+        try:
+            _own(place.fd(), name, place, mode, caller)
+        except BaseException:
+            os.close(fd)
+            os.unlink(name, dir_fd=place.fd())
+            raise
+    node, st = find.adopt_file(state, parent, name, place, os.fstat(fd))
+    return node, st, state.files.add(OpenFile(node, fd, flags, kept))
+
+
+def tmpfile(state: State, parent: Dir, mode: int, flags: int, caller: Caller) -> tuple[Node, os.stat_result, Handle]:
+    """Make a regular file without a name and open it (O_TMPFILE); `link` may name it later."""
+    upper = state.writable()
+    place = copyup.directory(state, parent)
+    upper.use_umask(caller.umask)
+    fd = os.open(b"/proc/self/fd/%d" % place.fd(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, stat.S_IMODE(mode))
+    try:
+        if (caller.uid, caller.gid) != (os.geteuid(), os.getegid()):
+            inherits_group = stat.S_ISGID & os.fstat(place.fd()).st_mode
+            os.fchown(fd, caller.uid, -1 if inherits_group else caller.gid)
+        st = os.fstat(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    node = find.nameless(state, parent, place, st)
+    return node, st, state.files.add(OpenFile(node, fd, flags, os.O_RDWR))
+
+
+def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
+    """Give *node*, copied up first, a further name; return its attributes."""
+    state.writable()
+    check_name(name)
+    copyup.file(state, node)
+    upper, place, over_whiteout = _new_place(state, parent, name)
+    if over_whiteout:
+        with upper.staged() as temp:
+            _link(node, upper.work_fd, temp)
+            at.rename(upper.work_fd, temp, place.fd(), name)
+    else:
+        _link(node, place.fd(), name)
+    st = place.lstat(name)
+    if node.is_gone:  # it was made by O_TMPFILE
+        node.final = None
+        node.place, node.real, node.parent, node.name = place, name, parent, name
+        parent.children[name] = node
+    else:
+        state.nodes.add_name(node, parent, name)
+        node.place, node.real = place, name
+        state.nodes.set_key(node, (place.layer.fsid, st.st_ino))
+        tell_origin(upper, place, name)
+    return attrs.stat_of(node)
+
+
+def _link(node: File, dirfd: int, name: bytes) -> None:
+    if node.is_gone:
+        if not node.opens:
+            _fail(errno.ENOENT)
+        at.link_descriptor(node.opens[0].fd, dirfd, name)
+    else:
+        os.link(node.real, name, src_dir_fd=node.place.fd(), dst_dir_fd=dirfd, follow_symlinks=False)
+
+
+def tell_origin(upper: Upper, place: Place, name: bytes) -> None:
+    """A copied-up file keeps its inode number under its new name too: the directory must say so."""
+    if not place.impure and upper.layer.xattrs.origin in xattr.names(place.target(name)):
+        upper.set_impure(place)
+
+
+def unlink(state: State, parent: Dir, name: bytes) -> None:
+    """Remove the name of anything but a directory."""
+    upper = state.writable()
+    node = find.peek(state, parent, name)
+    if isinstance(node, Dir):
+        _fail(errno.EISDIR)
+    st = node.place.lstat(node.real) if node.is_upper else None
+    leaves_whiteout = is_shown(parent.lowers, name)
+    place = copyup.directory(state, parent) if leaves_whiteout else parent.places[0]
+    if st is None:
+        st = node.place.lstat(node.real)
+        upper.put_whiteout(place, name)
+    elif leaves_whiteout:
+        upper.replace_by_whiteout(place, name)
+    else:
+        os.unlink(name, dir_fd=place.fd())
+    forget_name(state, node, parent, name, st)
+
+
+def forget_name(state: State, node: Node, parent: Dir, name: bytes, st: os.stat_result) -> None:
+    """Note in the tables that *name* is gone from the disk; *st* are the attributes it had before."""
+    left = st.st_nlink - 1 if isinstance(node, File) and node.is_upper else 0
+    state.nodes.unlink(node, parent, name, attrs.replaced(st, st_nlink=left))
+    if isinstance(node, File) and not node.is_gone and (node.real, node.place) == (name, parent.places[0]):
+        node.real, node.place = node.name, node.parent.places[0]
+    state.nodes.drop_if_unused(node)
+
+
+def rmdir(state: State, parent: Dir, name: bytes) -> None:
+    """Remove a directory in which the union shows nothing, whatever whiteouts are in it."""
+    upper = state.writable()
+    node = find.peek(state, parent, name)
+    if not isinstance(node, Dir):
+        _fail(errno.ENOTDIR)
+    if readdir.has_names(state, node):
+        _fail(errno.ENOTEMPTY)
+    st = os.fstat(node.places[0].fd())
+    was_upper = node.upper is not None
+    leaves_whiteout = is_shown(parent.lowers, name)
+    place = copyup.directory(state, parent) if leaves_whiteout else parent.places[0]
+    if not was_upper:
+        upper.put_whiteout(place, name)
+    elif leaves_whiteout:
+        upper.replace_directory_by_whiteout(place, name)
+    else:
+        upper.remove_directory(place, name)
+    forget_name(state, node, parent, name, st)

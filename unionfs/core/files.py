@@ -1,0 +1,192 @@
+"""Open files: the descriptor behind each handle, and what read and write do with it.
+
+A file of a lower layer may be open for reading when somebody else changes it: the copy-up then puts
+the upper file's descriptor in the place of the lower one (`copyup._swap`), so the old reader sees
+the new data.
+
+Source: Linux fs/overlayfs/file.c.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, final
+
+from unionfs.core import attrs, copyup
+from unionfs.core.config import Fsync
+from unionfs.core.jobs import Job
+from unionfs.core.nodes import Dir, File
+from unionfs.core.state import State
+from unionfs.linux import at, fileops
+from unionfs.names import Handle
+
+if TYPE_CHECKING:
+    from unionfs.core.readdir import OpenDirectory
+
+__all__ = ["FileTable", "OpenFile", "open_file"]
+
+_ACCESS: Final = os.O_ACCMODE
+_KEPT: Final = os.O_SYNC | os.O_DSYNC
+"""Of the caller's flags, those that also matter for the real file. O_APPEND does not: the kernel gives offsets."""
+
+
+@final
+class OpenFile:
+    """One open file of the union. `fd` may be replaced by a copy-up, so it is never kept elsewhere."""
+
+    __slots__ = ("fd", "flags", "handle", "node", "real_flags", "writable_layer")
+
+    def __init__(self, node: File, fd: int, flags: int, real_flags: int) -> None:
+        self.node = node
+        self.fd = fd
+        self.flags = flags
+        """What the caller asked for."""
+        self.real_flags = real_flags
+        """What the real file was opened with."""
+        self.writable_layer = node.place.layer.writable and node.data is None
+        """True if `fd` is a file of the upper layer."""
+        self.handle = Handle(0)
+
+
+@final
+class FileTable:
+    """Every open file and directory, by handle. Handles are not reused."""
+
+    __slots__ = ("_next", "directories", "files")
+
+    def __init__(self) -> None:
+        self._next = 0
+        self.files: dict[int, OpenFile] = {}
+        self.directories: dict[int, OpenDirectory] = {}
+
+    def number(self) -> Handle:
+        self._next += 1
+        return Handle(self._next)
+
+    def add(self, opened: OpenFile) -> Handle:
+        opened.handle = self.number()
+        self.files[opened.handle] = opened
+        if opened.node.opens is None:
+            opened.node.opens = [opened]
+        else:
+            opened.node.opens.append(opened)
+        return opened.handle
+
+    def __getitem__(self, fh: int) -> OpenFile:
+        try:
+            return self.files[fh]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+
+def open_file(state: State, node: File, flags: int) -> Handle:
+    """Open *node*; for writing it is copied up first, without its data if they are to be truncated."""
+    if flags & _ACCESS == os.O_RDONLY and not flags & os.O_TRUNC:
+        place, name = node.data or (node.place, node.real)
+        kept = os.O_RDONLY
+        fd = _descriptor(node, place.fd(), name, kept)
+        return state.files.add(OpenFile(node, fd, flags, kept))
+    state.writable()
+    copyup.file(state, node, 0 if flags & os.O_TRUNC else None)
+    kept = os.O_RDWR | (flags & _KEPT)  # the kernel may have to read the rest of a page it writes
+    fd = _descriptor(node, node.place.fd(), node.real, kept | (flags & os.O_TRUNC), flags)
+    return state.files.add(OpenFile(node, fd, flags, kept))
+
+
+def _descriptor(node: File, dirfd: int, name: bytes, flags: int, asked: int = 0) -> int:
+    if node.is_gone:
+        return _reopen(node, flags)
+    try:
+        return at.open_file(dirfd, name, flags)
+    except PermissionError:
+        if flags & _ACCESS != os.O_RDWR or asked & _ACCESS != os.O_WRONLY:
+            raise
+        return at.open_file(dirfd, name, (flags & ~_ACCESS) | os.O_WRONLY)  # ours, but write-only
+
+
+def _reopen(node: File, flags: int) -> int:
+    """Open a file that has no name any more through one of its open files."""
+    if not node.opens:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return os.open(b"/proc/self/fd/%d" % node.opens[0].fd, flags | os.O_CLOEXEC)
+
+
+def write(state: State, fh: int, data: bytes | bytearray | memoryview, offset: int, *, kill_priv: bool = False) -> int:
+    opened = _for_change(state, fh)
+    if kill_priv:
+        attrs.drop_set_id(opened.fd)
+    return os.pwrite(opened.fd, data, offset)
+
+
+def _for_change(state: State, fh: int) -> OpenFile:
+    opened = state.files[fh]
+    if opened.flags & _ACCESS == os.O_RDONLY or not opened.writable_layer:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return opened
+
+
+def release(state: State, fh: int) -> None:
+    """Close the file; one that is not open is ignored, as close-on-exit may come twice after a restart."""
+    opened = state.files.files.pop(fh, None)
+    if opened is None:
+        return
+    os.close(opened.fd)
+    node = opened.node
+    if node.opens is not None:
+        node.opens.remove(opened)
+    if not node.opens:
+        node.opens = None
+        state.nodes.drop_if_unused(node)
+
+
+def fsync(state: State, fh: int, datasync: bool) -> Job | None:
+    """Return the work of writing the file through; None where nothing was or need be written."""
+    opened = state.files[fh]
+    if not opened.writable_layer or state.config.fsync is Fsync.VOLATILE:
+        return None
+    return _sync_job(opened.fd, os.fdatasync if datasync else os.fsync)
+
+
+def fsync_directory(state: State, node: Dir, datasync: bool) -> Job | None:
+    """Return the work of writing a directory through; None if no layer of it was ever written."""
+    place = node.upper
+    if place is None or node.is_gone or state.config.fsync is Fsync.VOLATILE:
+        return None
+    return _sync_job(place.fd(), os.fdatasync if datasync else os.fsync)
+
+
+def sync_upper(state: State) -> Job | None:
+    """Return the work of writing the upper layer's whole filesystem through."""
+    if state.upper is None or state.config.fsync is Fsync.VOLATILE:
+        return None
+    return _sync_job(state.upper.work_fd, fileops.syncfs)
+
+
+def _sync_job(fd: int, sync: Callable[[int], None]) -> Job:
+    own = os.dup(fd)  # the original may be closed while the job runs
+
+    def done(error: BaseException | None) -> None:
+        os.close(own)
+        if error is not None:
+            raise error
+
+    return Job(lambda: sync(own), done)
+
+
+def fallocate(state: State, fh: int, mode: int, offset: int, length: int, *, kill_priv: bool = False) -> None:
+    """Allocate, punch, zero, collapse or insert, as fallocate(2) with *mode*."""
+    opened = _for_change(state, fh)
+    if kill_priv:
+        attrs.drop_set_id(opened.fd)
+    fileops.fallocate(opened.fd, mode, offset, length)
+
+
+def lseek(state: State, fh: int, offset: int, whence: int) -> int:
+    """Find data or a hole (SEEK_DATA, SEEK_HOLE); the other ways of seeking the kernel does itself."""
+    return os.lseek(state.files[fh].fd, offset, whence)
+
+
+def copy_file_range(state: State, source: tuple[int, int], target: tuple[int, int], length: int) -> int:
+    """Copy *length* bytes between two open files, each given as handle and offset; return the bytes done."""
+    opened, into = state.files[source[0]], _for_change(state, target[0])
+    return os.copy_file_range(opened.fd, into.fd, length, source[1], target[1])

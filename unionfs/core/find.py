@@ -1,0 +1,168 @@
+"""From a name to its node: what the kernel asks first, before anything else.
+
+`lookup.search` says what a name is on disk; here it becomes a node with an inode number, or is
+recognised as one the kernel knows already: under this name, or as another hard link of the file.
+"""
+
+import errno
+import os
+import stat
+from typing import Final
+
+from unionfs.core import attrs, inos, ondisk
+from unionfs.core.layer import Place
+from unionfs.core.lookup import Found, search
+from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.state import State
+from unionfs.linux import handles
+
+__all__ = ["adopt", "adopt_file", "is_visible", "lookup", "nameless", "peek"]
+
+NAME_MAX: Final = 255
+_ENOENT: Final = os.strerror(errno.ENOENT)
+
+
+def lookup(state: State, parent: Dir, name: bytes) -> tuple[Node, os.stat_result]:
+    """Return the node and the attributes of *name*, and count one lookup.
+
+    Raises:
+        FileNotFoundError: the union shows no such name.
+    """
+    node = parent.children.get(name)
+    if node is not None:
+        try:
+            st = attrs.stat_of(node)
+        except FileNotFoundError:  # removed beneath the union
+            del parent.children[name]
+        else:
+            node.lookups += 1
+            return node, st
+    found = _search(state, parent, name)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, _ENOENT)
+    node = _node(state, parent, name, found)
+    node.lookups += 1
+    return node, _shown(node, found.st)
+
+
+def _search(state: State, parent: Dir, name: bytes) -> Found | None:
+    if len(name) > NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    if parent.final is not None or name.startswith(ondisk.WHITEOUT_PREFIX):
+        return None
+    if len(state.descriptors.opened) > state.descriptors.limit:
+        state.descriptors.trim()
+    return search(parent.places, name, state.rules)
+
+
+def _shown(node: Node, st: os.stat_result) -> os.stat_result:
+    """Return what a stat of a node just found shows, without asking the disk again."""
+    return attrs.directory_stat(node, st) if isinstance(node, Dir) else attrs.with_data_blocks(st, node)
+
+
+def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
+    """Return the node of what was found: a known one if it is a further name of it, else a new one."""
+    if found.place is None:
+        ino = directory_number(found.dirs, found.st)
+        node = Dir(parent, name, ino, tuple(found.dirs))
+        state.nodes.add(node)
+        return node
+    place, st = found.place, found.st
+    key = (place.layer.fsid, st.st_ino) if st.st_nlink > 1 and place.layer.writable else None
+    if key is not None:
+        known = state.nodes.hard_link(key)
+        if known is not None:
+            state.nodes.add_name(known, parent, name)
+            return known
+    file = File(parent, name, file_number(state, place, st, found.origin), place, found.real)
+    file.data = found.data
+    state.nodes.set_key(file, key)
+    state.nodes.add(file)
+    return file
+
+
+def directory_number(places: list[Place], top: os.stat_result) -> int:
+    """Return a directory's inode number: that of its topmost lower directory, so a copy-up keeps it."""
+    first = places[0]
+    if first.layer.writable and len(places) > 1:
+        return inos.number(places[1].layer.fsid, os.fstat(places[1].fd()).st_ino)
+    return inos.number(first.layer.fsid, top.st_ino)
+
+
+def file_number(state: State, place: Place, st: os.stat_result, origin: bytes | None) -> int:
+    """Return a file's inode number: that of the lower file it was copied from, or its own."""
+    if origin:
+        number = _origin_number(state, origin)
+        if number is not None:
+            return number
+    return inos.number(place.layer.fsid, st.st_ino)
+
+
+def _origin_number(state: State, origin: bytes) -> int | None:
+    """Return the number that the origin mark leads to; None if that file is gone or was never below us."""
+    decoded = ondisk.decode_origin(origin)
+    if decoded is None:
+        return None
+    handle, uuid = decoded
+    seen: set[int] = set()
+    for layer in state.layers:
+        if layer.writable or layer.uuid != uuid or layer.fsid in seen:
+            continue
+        seen.add(layer.fsid)
+        fd = handles.open_handle(layer.root.fd(), handle)
+        if fd is None:
+            continue
+        try:
+            return inos.number(layer.fsid, os.fstat(fd).st_ino)
+        finally:
+            os.close(fd)
+    return None
+
+
+def adopt(state: State, parent: Dir, name: bytes, place: Place) -> tuple[Node, os.stat_result]:
+    """Make the node of what was just created as *name* in *place*, and count one lookup."""
+    st = place.lstat(name)
+    if not stat.S_ISDIR(st.st_mode):
+        return adopt_file(state, parent, name, place, st)
+    node = Dir(parent, name, inos.number(place.layer.fsid, st.st_ino), (place.child(name),))
+    state.nodes.add(node)
+    node.lookups = 1
+    return node, _shown(node, st)
+
+
+def adopt_file(state: State, parent: Dir, name: bytes, place: Place, st: os.stat_result) -> tuple[File, os.stat_result]:
+    """Make the node of a file that was just created, and count one lookup."""
+    node = File(parent, name, inos.number(place.layer.fsid, st.st_ino), place, name)
+    state.nodes.add(node)
+    node.lookups = 1
+    return node, _shown(node, st)
+
+
+def nameless(state: State, parent: Dir, place: Place, st: os.stat_result) -> File:
+    """Make the node of a file that has no name yet (O_TMPFILE), and count one lookup."""
+    node = File(parent, b"", inos.number(place.layer.fsid, st.st_ino), place, b"")
+    node.final = st
+    state.nodes.add(node)
+    del parent.children[b""]
+    node.lookups = 1
+    return node
+
+
+def peek(state: State, parent: Dir, name: bytes) -> Node:
+    """Return the node of *name* without counting a lookup.
+
+    Raises:
+        FileNotFoundError: the union shows no such name.
+    """
+    node = parent.children.get(name)
+    if node is not None:
+        return node
+    found = _search(state, parent, name)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, _ENOENT)
+    return _node(state, parent, name, found)
+
+
+def is_visible(state: State, parent: Dir, name: bytes) -> bool:
+    """Tell whether the union shows *name*; costs no node."""
+    return name in parent.children or _search(state, parent, name) is not None

@@ -1,0 +1,196 @@
+"""A layer, and a real directory in one of them.
+
+A `Place` is how the union names a directory on disk: the place above it and one name. Its
+descriptor is opened when it is first needed, one component below the descriptor of its parent and
+without following a symlink, so nothing in a layer can lead outside of it, and a directory at depth
+1,000 costs what one at depth 1 costs. Descriptors are a cache: the oldest are closed when there are
+too many, and opened again by the same walk.
+
+What a layer's directory says of itself (opaque, redirect, impure, attribute whiteouts) is read with
+the descriptor in hand, once.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, final
+
+from unionfs.core import ondisk
+from unionfs.errors import BadMark
+from unionfs.linux import at, xattr
+
+__all__ = ["Descriptors", "Layer", "Place"]
+
+_CLOSED: Final = -1
+
+
+@final
+class Layer:
+    """One layer of the stack: a root directory and what its filesystem means to the union."""
+
+    __slots__ = ("fsid", "index", "path", "root", "uuid", "writable", "xattrs")
+
+    def __init__(self, index: int, path: Path, fsid: int, xattrs: ondisk.XattrSet, *, writable: bool) -> None:
+        self.index = index
+        """Position in the stack; 0 is the top."""
+        self.path = path
+        """For messages only; files are reached through `root`."""
+        self.fsid = fsid
+        """Which of the stack's filesystems it lies on; 0 is that of the top layer."""
+        self.xattrs = xattrs
+        self.writable = writable
+        """True for the upper layer only; the union writes nowhere else."""
+        self.uuid = bytes(16)
+        self.root: Place
+
+
+@final
+class Descriptors:
+    """The open descriptors of places, oldest first.
+
+    Closing happens in `trim` only, between two requests: within one request a descriptor number
+    that was handed out stays good.
+    """
+
+    __slots__ = ("limit", "opened")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.opened: dict[Place, None] = {}
+
+    def trim(self) -> None:
+        """Close the oldest quarter."""
+        for place in list(self.opened)[: max(1, len(self.opened) // 4)]:
+            place.close()
+
+
+@final
+class Place:
+    """A real directory in one layer. Only its own name and parent are remembered, so it may be moved."""
+
+    __slots__ = ("_fd", "_marked", "cache", "impure", "layer", "name", "opaque", "parent", "redirect", "xwhiteouts")
+
+    def __init__(
+        self, layer: Layer, parent: "Place | None", name: bytes, cache: Descriptors, fd: int = _CLOSED
+    ) -> None:
+        self.layer = layer
+        self.parent = parent
+        """None for the root of a layer, whose descriptor is given to it and stays open."""
+        self.name = name
+        self.cache = cache
+        self._fd = fd
+        self._marked = False
+        self.opaque = False
+        """Nothing below is to be merged. This and the next three are right once `read_marks` was called."""
+        self.xwhiteouts = False
+        """Empty files here may be whiteouts, by an attribute."""
+        self.impure = False
+        """Files here may remember where they were copied from."""
+        self.redirect: bytes | None = None
+        """Where the layers below keep what is merged here: a sibling's name or a path from the root."""
+
+    @classmethod
+    def at_root(cls, layer: Layer, fd: int, cache: Descriptors) -> "Place":
+        """Make the root directory of *layer* out of an open descriptor, which it owns from now on."""
+        return cls(layer, None, b"", cache, fd)
+
+    def child(self, name: bytes) -> "Place":
+        return Place(self.layer, self, name, self.cache)
+
+    def fd(self) -> int:
+        """Return a descriptor of the directory, good until the current request ends."""
+        return self._fd if self._fd >= 0 else self._open()
+
+    def _open(self) -> int:
+        """Open the directory, and those above it that are closed: from the top down, not recursively."""
+        closed = [self]
+        while (above := closed[-1].parent) is not None and not above.is_open:
+            closed.append(above)
+        if above is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        fd = above.fd()
+        for place in reversed(closed):
+            fd = at.open_directory(fd, place.name)
+            place.adopt(fd)
+        return fd
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd >= 0
+
+    def adopt(self, fd: int) -> None:
+        """Take over *fd*, a descriptor of this very directory that somebody already has."""
+        self._fd = fd
+        self.cache.opened[self] = None
+
+    def close(self) -> None:
+        if self._fd >= 0 and self.parent is not None:
+            os.close(self._fd)
+            self._fd = _CLOSED
+        self.cache.opened.pop(self, None)
+
+    def lstat(self, name: bytes) -> os.stat_result:
+        return at.lstat(self.fd(), name)
+
+    def find(self, name: bytes) -> os.stat_result | None:
+        return at.find(self.fd(), name)
+
+    def target(self, name: bytes) -> bytes:
+        """Spell a file here for the xattr calls."""
+        return at.proc_path(self.fd(), name)
+
+    def scan(self) -> Iterator[os.DirEntry[str]]:
+        return at.scan(self.fd())
+
+    def read_marks(self) -> None:
+        """Learn what the directory says of itself. Costs one listxattr where it says nothing.
+
+        Raises:
+            BadMark: it has a redirect that no union would have written.
+        """
+        if self._marked:
+            return
+        marks, fd = self.layer.xattrs, self.fd()
+        target = at.proc_path(fd, b".")
+        try:
+            names = xattr.names(fd)
+        except OSError as exc:
+            if exc.errno != errno.EBADF:  # a mere place (O_PATH) has no fgetxattr
+                raise
+            names = xattr.names(target)
+        if names:
+            value = xattr.get(target, marks.opaque) if marks.opaque in names else None
+            self.opaque = value == ondisk.OPAQUE or ondisk.FOREIGN_OPAQUE in names
+            self.xwhiteouts = value == ondisk.XWHITEOUTS
+            self.impure = marks.impure in names
+            if marks.redirect in names:
+                self.redirect = self._read_redirect(target)
+        if not self.opaque and at.exists(fd, ondisk.OPAQUE_FILE):
+            self.opaque = True
+        self._marked = True
+
+    def _read_redirect(self, target: bytes) -> bytes | None:
+        value = xattr.get(target, self.layer.xattrs.redirect)
+        if value is None:
+            return None
+        try:
+            return ondisk.check_redirect(value)
+        except BadMark:
+            return None  # as the kernel: an invalid redirect is no redirect
+
+    def mark_fresh(self) -> None:
+        """Note that the directory was just made by the union itself: it carries no marks."""
+        self._marked = True
+
+    def deletes_below(self, name: bytes) -> bool:
+        """Tell whether a ``.wh.`` file here deletes *name* from the layers below."""
+        return at.exists(self.fd(), ondisk.WHITEOUT_PREFIX + name)
+
+    def is_whiteout(self, name: bytes, st: os.stat_result) -> bool:
+        """Tell whether *name*, a file here with attributes *st*, deletes the name from the layers below."""
+        if ondisk.is_whiteout(st):
+            return True
+        if st.st_size or not self.xwhiteouts or (st.st_mode & 0o170000) != 0o100000:
+            return False
+        return self.layer.xattrs.whiteout in xattr.names(self.target(name))

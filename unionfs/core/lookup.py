@@ -1,0 +1,239 @@
+"""Find a name in the layers.
+
+A directory of the union is a list of real directories, top layer first. A name is looked for in
+each of them in turn; the rules that say when to stop:
+
+1. a whiteout ends the search: the name is deleted for everything below;
+2. a file ends the search: only directories merge;
+3. a file below a directory is hidden, and ends the search;
+4. an opaque directory is the last to contribute;
+5. a redirect says under which name, or path from the root, the layers below keep the rest;
+6. a file whose data were not copied up has them in the first file below that has;
+7. otherwise the search goes on to the next layer.
+
+A ``.wh.`` file is a whiteout for the layers below its own. It is asked for only once something was
+found below, so it costs nothing where a name is in the top layer or nowhere.
+
+Source: Linux fs/overlayfs/namei.c, ovl_lookup() and ovl_lookup_single(), rules in the same order.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from unionfs.core import ondisk
+from unionfs.core.layer import Layer, Place
+from unionfs.errors import BadMark
+from unionfs.linux import xattr
+
+__all__ = ["Found", "Rules", "is_shown", "search"]
+
+_S_IFMT: Final = 0o170000
+_S_IFDIR: Final = stat.S_IFDIR
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a search has to know of the stack besides the directory it starts in."""
+
+    layers: tuple[Layer, ...]
+    """Top first, the upper included; data-only layers are not searched by name."""
+    data_layers: tuple[Layer, ...] = ()
+    follow_redirects: bool = True
+    metacopy: bool = False
+    """Believe metacopy marks."""
+
+    @property
+    def bottom(self) -> int:
+        """The index of the lowest layer."""
+        return self.layers[-1].index
+
+
+@dataclass(slots=True)
+class Found:
+    """What a name is: a directory (`dirs`), or else the file *real* in *place*."""
+
+    st: os.stat_result
+    """The attributes of the topmost."""
+    dirs: list[Place] = field(default_factory=list)
+    place: Place | None = None
+    real: bytes = b""
+    data: tuple[Place, bytes] | None = None
+    origin: bytes | None = None
+    """The origin mark of an upper file, undecoded; None if it has none."""
+
+
+def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:
+    """Return what *name* is in the directory merged from *places*; None if the union shows nothing.
+
+    Costs one lstat per place asked and, for each directory that others may lie below, one open and
+    one listxattr.
+    """
+    dirs: list[Place] = []
+    top: os.stat_result | None = None
+    asked: list[tuple[Place, bytes]] = []
+    queue = [(place, name) for place in places]
+    at = 0
+    while at < len(queue):
+        place, real = queue[at]
+        at += 1
+        st = place.find(real)
+        if st is None:
+            asked.append((place, real))
+            continue
+        if _is_deleted(asked, place, real, st):
+            break
+        if st.st_mode & _S_IFMT != _S_IFDIR:
+            if dirs:
+                break
+            return _file(place, real, st, queue[at:], rules)
+        hit = place.child(real)
+        dirs.append(hit)
+        top = top or st
+        if place.layer.index >= rules.bottom:
+            break
+        asked.append((place, real))
+        hit.read_marks()
+        if hit.opaque:
+            break
+        if hit.redirect and rules.follow_redirects:
+            queue[at:] = _redirected(hit, queue[at:], rules)
+    return Found(top, dirs) if top is not None else None
+
+
+def _is_deleted(asked: list[tuple[Place, bytes]], place: Place, real: bytes, st: os.stat_result) -> bool:
+    """Tell whether the search ends here: a whiteout, or a ``.wh.`` file in a layer above."""
+    if ondisk.is_whiteout(st) or (not st.st_size and place.is_whiteout(real, st)):
+        return True
+    return any(earlier.deletes_below(above) for earlier, above in asked)
+
+
+def _redirected(hit: Place, queue: list[tuple[Place, bytes]], rules: Rules) -> list[tuple[Place, bytes]]:
+    """Return where to go on after *hit*, which has a redirect."""
+    redirect = hit.redirect or b""
+    if not redirect.startswith(b"/"):
+        return [(place, redirect) for place, _ in queue]
+    below = (layer for layer in rules.layers if layer.index > hit.layer.index)
+    return _walk_down(list(below), redirect[1:].split(b"/"))
+
+
+def _walk_down(layers: Sequence[Layer], parts: list[bytes]) -> list[tuple[Place, bytes]]:
+    """Return, for each of *layers* that has it, the real directory that holds the last of *parts*.
+
+    The layers are walked one by one, because each may have moved an ancestor in turn: then those
+    below it are asked for the path that it names.
+    """
+    places: list[tuple[Place, bytes]] = []
+    for layer in layers:
+        place = layer.root
+        goes_on = True
+        for left in range(len(parts) - 1, 0, -1):
+            child, goes_on_here, parts = _step(place, parts, left)
+            goes_on = goes_on and goes_on_here
+            if child is None:
+                break
+            place = child
+        else:
+            places.append((place, parts[-1]))
+        if not goes_on:
+            break
+    return places
+
+
+def _step(place: Place, parts: list[bytes], left: int) -> tuple[Place | None, bool, list[bytes]]:
+    """Go down the component of *parts* that has *left* others after it.
+
+    Returns where it leads, whether the layers below still count, and the path to ask them for.
+    """
+    here = len(parts) - left - 1
+    st = place.find(parts[here])
+    if st is None:
+        return None, True, parts
+    if st.st_mode & _S_IFMT != _S_IFDIR:
+        return None, False, parts  # a whiteout or a file hides the path in everything below
+    child = place.child(parts[here])
+    child.read_marks()
+    if child.redirect:
+        above = [] if child.redirect.startswith(b"/") else parts[:here]
+        parts = [*above, *child.redirect.strip(b"/").split(b"/"), *parts[here + 1 :]]
+    return child, not child.opaque, parts
+
+
+def _file(place: Place, real: bytes, st: os.stat_result, below: list[tuple[Place, bytes]], rules: Rules) -> Found:
+    found = Found(st, place=place, real=real)
+    if place.layer.index >= rules.bottom and not rules.data_layers:
+        return found
+    if not (rules.metacopy or (place.layer.writable and place.impure)):
+        return found
+    names = xattr.names(place.target(real))
+    if not names:
+        return found
+    marks = place.layer.xattrs
+    if marks.origin in names:
+        found.origin = xattr.get(place.target(real), marks.origin)
+    if rules.metacopy and marks.metacopy in names and stat.S_ISREG(st.st_mode):
+        ondisk.decode_metacopy(xattr.get(place.target(real), marks.metacopy) or b"")
+        found.data = _find_data(place, real, marks.redirect in names, below, rules)
+    return found
+
+
+def _find_data(
+    place: Place, real: bytes, has_redirect: bool, below: list[tuple[Place, bytes]], rules: Rules
+) -> tuple[Place, bytes]:
+    """Return the file below that has the data of the metacopy file *real*.
+
+    Raises:
+        BadMark: there is none, so the file cannot be shown.
+    """
+    while True:
+        if has_redirect and rules.follow_redirects:
+            below = _data_redirect(place, real, below, rules)
+        step = _next_file(below)
+        if step is None:
+            raise BadMark("metacopy: the data are in no layer below")
+        place, real, below = step
+        if place.layer in rules.data_layers:
+            return place, real
+        names = xattr.names(place.target(real))
+        marks = place.layer.xattrs
+        if marks.metacopy not in names:
+            return place, real
+        has_redirect = marks.redirect in names
+
+
+def _data_redirect(
+    place: Place, real: bytes, below: list[tuple[Place, bytes]], rules: Rules
+) -> list[tuple[Place, bytes]]:
+    value = xattr.get(place.target(real), place.layer.xattrs.redirect)
+    if value is None:
+        return below
+    redirect = ondisk.check_redirect(value)
+    if not redirect.startswith(b"/"):
+        return [(other, redirect) for other, _ in below]
+    parts = redirect[1:].split(b"/")
+    named = [layer for layer in rules.layers if layer.index > place.layer.index]
+    return [*_walk_down(named, parts), *(spot for layer in rules.data_layers for spot in _walk_down([layer], parts))]
+
+
+def _next_file(below: list[tuple[Place, bytes]]) -> tuple[Place, bytes, list[tuple[Place, bytes]]] | None:
+    for at, (place, real) in enumerate(below):
+        st = place.find(real)
+        if st is None:
+            continue
+        if not stat.S_ISREG(st.st_mode) or place.is_whiteout(real, st):
+            return None
+        return place, real, below[at + 1 :]
+    return None
+
+
+def is_shown(places: Sequence[Place], name: bytes) -> bool:
+    """Tell whether *name* would be seen if *places* were all there is: asks what a whiteout is for."""
+    asked: list[tuple[Place, bytes]] = []
+    for place in places:
+        st = place.find(name)
+        if st is not None:
+            return not _is_deleted(asked, place, name, st)
+        asked.append((place, name))
+    return False

@@ -1,0 +1,247 @@
+"""The inodes that the kernel knows: what each number stands for, and how long it must be remembered.
+
+A node is made by the first lookup that finds a file and lives until the kernel has forgotten it
+(`NodeTable.forget`) and nothing of the union needs it any more (a directory is needed by its
+children). So memory follows the kernel's own cache.
+
+A `File` is in one real directory under one real name, and moves to another when it is copied up or
+renamed. A `Dir` is a list of real directories, top layer first. Both know their name in the union.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, final
+
+from unionfs.core.layer import Place
+from unionfs.names import ROOT_ID, NodeId
+
+if TYPE_CHECKING:
+    from unionfs.core.files import OpenFile
+
+__all__ = ["Dir", "File", "Node", "NodeTable"]
+
+_PRIVATE: Final = 1 << 62
+"""Node ids from here on are handed out where the inode number itself is taken."""
+
+
+class Inode:
+    """What a `File` and a `Dir` have in common."""
+
+    __slots__ = ("final", "ino", "lookups", "name", "nodeid", "parent")
+
+    def __init__(self, parent: "Dir", name: bytes, ino: int) -> None:
+        self.nodeid = NodeId(0)
+        """The kernel's name for it; 0 until it is in the table."""
+        self.ino = ino
+        """st_ino: what users see."""
+        self.parent = parent
+        self.name = name
+        """Its name in *parent*; with several hard links, the one used last."""
+        self.lookups = 0
+        """How often the kernel was told of it, less what it has forgotten."""
+        self.final: os.stat_result | None = None
+        """Set once it has no name any more: the attributes it had, with no links."""
+
+    @property
+    def is_gone(self) -> bool:
+        """True once its last name was removed."""
+        return self.final is not None
+
+
+@final
+class File(Inode):
+    """Anything but a directory."""
+
+    __slots__ = ("data", "key", "links", "opens", "place", "real")
+
+    def __init__(self, parent: "Dir", name: bytes, ino: int, place: Place, real: bytes) -> None:
+        super().__init__(parent, name, ino)
+        self.place = place
+        """The real directory it is in."""
+        self.real = real
+        """Its name there."""
+        self.data: tuple[Place, bytes] | None = None
+        """Where its data are, if only its attributes were copied up."""
+        self.opens: list[OpenFile] | None = None
+        """Its open files; None if there are none."""
+        self.key: tuple[int, int] | None = None
+        """Filesystem and real inode number, if it has several names there."""
+        self.links: dict[tuple[Dir, bytes], None] | None = None
+        """All its names that the union has seen; None as long as it is one."""
+
+    @property
+    def is_upper(self) -> bool:
+        return self.place.layer.writable
+
+
+@final
+class Dir(Inode):
+    """A directory: the real directories that are merged in it."""
+
+    __slots__ = ("children", "places")
+
+    def __init__(self, parent: "Dir | None", name: bytes, ino: int, places: tuple[Place, ...]) -> None:
+        super().__init__(parent or self, name, ino)
+        self.places = places
+        """Top layer first; at least one."""
+        self.children: dict[bytes, File | Dir] = {}
+        """The children the kernel knows, by name."""
+
+    @property
+    def upper(self) -> Place | None:
+        """The directory's place in the upper layer, or None if it was not copied up."""
+        top = self.places[0]
+        return top if top.layer.writable else None
+
+    @property
+    def lowers(self) -> tuple[Place, ...]:
+        """The places below the upper layer."""
+        return self.places[1:] if self.places[0].layer.writable else self.places
+
+    @property
+    def is_merged(self) -> bool:
+        return len(self.places) > 1
+
+    def ancestors(self) -> Iterator["Dir"]:
+        """Yield the directory itself and those above it, the root last."""
+        node = self
+        while True:
+            yield node
+            if node.parent is node:
+                return
+            node = node.parent
+
+
+Node = File | Dir
+"""An inode of the union."""
+
+
+@final
+class NodeTable:
+    """Every node the kernel knows, by node id; hard links also by what they are on disk."""
+
+    __slots__ = ("_by_id", "_by_real", "_next", "root")
+
+    def __init__(self, root: Dir) -> None:
+        self._by_id: dict[int, Node] = {}
+        self._by_real: dict[tuple[int, int], File] = {}
+        self._next = _PRIVATE
+        self.root = root
+        root.nodeid = ROOT_ID
+        self._by_id[ROOT_ID] = root
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __getitem__(self, nodeid: int) -> Node:
+        """Return the node.
+
+        Raises:
+            OSError: ESTALE, no such node is known.
+        """
+        try:
+            return self._by_id[nodeid]
+        except KeyError:
+            raise _stale() from None
+
+    def directory(self, nodeid: int) -> Dir:
+        """Return the node, which must be a directory that still has a name."""
+        node = self[nodeid]
+        if not isinstance(node, Dir):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return node
+
+    def file(self, nodeid: int) -> File:
+        node = self[nodeid]
+        if not isinstance(node, File):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return node
+
+    def add(self, node: Node) -> None:
+        """Give *node* an id, and its parent a child."""
+        nodeid = node.ino
+        if nodeid in self._by_id or not 1 < nodeid < _PRIVATE:
+            nodeid = self._next
+            self._next += 1
+        node.nodeid = NodeId(nodeid)
+        self._by_id[nodeid] = node
+        node.parent.children[node.name] = node
+
+    def hard_link(self, key: tuple[int, int]) -> File | None:
+        """Return the node of a file that has several names on disk, if one of them was seen."""
+        return self._by_real.get(key)
+
+    def set_key(self, node: File, key: tuple[int, int] | None) -> None:
+        """Note what *node* is on disk: filesystem and inode number, or None if it has one name only."""
+        if node.key is not None and self._by_real.get(node.key) is node:
+            del self._by_real[node.key]
+        node.key = key
+        if key is not None:
+            self._by_real[key] = node
+
+    def add_name(self, node: File, parent: Dir, name: bytes) -> None:
+        """Note that *node* is *name* in *parent* as well."""
+        if node.links is None:
+            node.links = {(node.parent, node.name): None}
+        node.links[parent, name] = None
+        node.parent, node.name = parent, name
+        parent.children[name] = node
+
+    def forget(self, nodeid: int, count: int) -> None:
+        """Take back *count* lookups; the node is dropped when none are left."""
+        node = self._by_id.get(nodeid)
+        if node is None:
+            return
+        node.lookups -= count
+        self.drop_if_unused(node)
+
+    def drop_if_unused(self, node: Node) -> None:
+        """Drop *node*, and then its parents, as far as nobody needs them."""
+        while node.lookups <= 0 and node is not self.root and node.nodeid in self._by_id:
+            if node.children if isinstance(node, Dir) else node.opens:
+                return
+            self._drop(node)
+            node = node.parent
+
+    def _drop(self, node: Node) -> None:
+        del self._by_id[node.nodeid]
+        if isinstance(node, File):
+            for parent, name in node.links or ((node.parent, node.name),):
+                if parent.children.get(name) is node:
+                    del parent.children[name]
+            self.set_key(node, None)
+            for parent, _ in node.links or ():
+                if parent is not node.parent:
+                    self.drop_if_unused(parent)
+            return
+        if node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
+        for place in node.places:
+            place.close()
+
+    def unlink(self, node: Node, parent: Dir, name: bytes, final: os.stat_result) -> None:
+        """Note that *name* in *parent* is gone; with its last name the node keeps *final* as its attributes."""
+        if parent.children.get(name) is node:
+            del parent.children[name]
+        if isinstance(node, File) and node.links is not None:
+            node.links.pop((parent, name), None)
+            if node.links:
+                node.parent, node.name = next(iter(node.links))
+                return
+        if final.st_nlink == 0 or isinstance(node, Dir):
+            node.final = final
+
+    def move(self, node: Node, old: tuple[Dir, bytes], new: tuple[Dir, bytes]) -> None:
+        """Note that *node* has the name *new* instead of *old*."""
+        if old[0].children.get(old[1]) is node:
+            del old[0].children[old[1]]
+        if isinstance(node, File) and node.links is not None:
+            node.links.pop(old, None)
+            node.links[new] = None
+        node.parent, node.name = new
+        new[0].children[new[1]] = node
+
+
+def _stale() -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))

@@ -1,0 +1,212 @@
+"""How the union writes itself down: names, devices and attributes on disk.
+
+Rule 1: every byte that reaches a layer and is not user data is defined here.
+Rule 2: nothing here touches a file; functions take values and return values.
+
+Marks are written in the kernel's form. Read are also the marks that image tools and older union
+filesystems leave in layers: ``.wh.NAME`` files, ``.wh..wh..opq``, ``user.fuseoverlayfs.opaque``.
+
+Source: Linux Documentation/filesystems/overlayfs.rst; fs/overlayfs/{util,namei,copy_up,overlayfs.h}.
+"""
+
+import stat
+import struct
+from dataclasses import dataclass, field
+from os import stat_result
+from typing import Final, NamedTuple
+
+from unionfs.errors import BadMark
+from unionfs.linux.handles import FileHandle
+
+__all__ = [
+    "OPAQUE",
+    "OPAQUE_FILE",
+    "REDIRECT_MAX",
+    "TRUSTED",
+    "USER",
+    "WHITEOUT_MODE",
+    "WHITEOUT_PREFIX",
+    "WHITEOUT_RDEV",
+    "XWHITEOUTS",
+    "Metacopy",
+    "XattrSet",
+    "check_redirect",
+    "decode_metacopy",
+    "decode_nlink",
+    "decode_origin",
+    "encode_nlink",
+    "encode_origin",
+    "is_whiteout",
+]
+
+WHITEOUT_RDEV: Final = 0
+"""A whiteout is a character device with this device number (0, 0); its permissions mean nothing."""
+
+WHITEOUT_MODE: Final = stat.S_IFCHR
+"""The mode a whiteout is made with: nobody opens it."""
+
+WHITEOUT_PREFIX: Final = b".wh."
+"""A file of this name, in a layer unpacked by an image tool, deletes the rest of the name from the layers below."""
+
+META_PREFIX: Final = b".wh..wh."
+"""Names of aufs' own book-keeping; never shown."""
+
+OPAQUE_FILE: Final = b".wh..wh..opq"
+"""A file of this name makes its directory opaque."""
+
+OPAQUE: Final = b"y"
+XWHITEOUTS: Final = b"x"
+"""Values of the opaque mark: hides everything below / the directory holds whiteouts that are attributes."""
+
+IMPURE: Final = b"y"
+
+REDIRECT_MAX: Final = 256
+"""Bytes of the longest redirect written; a rename that would need more fails.
+
+Source: redirect_max, fs/overlayfs/dir.c.
+"""
+
+_ORIGIN: Final = struct.Struct("<BBBBB16s")
+_ORIGIN_MAGIC: Final = 0xFB
+_BIG_ENDIAN, _ANY_ENDIAN = 1, 2
+_METACOPY: Final = struct.Struct("<BBBB")
+
+
+@dataclass(frozen=True, slots=True)
+class XattrSet:
+    """The attribute names of one flavour: ``trusted.`` with privilege, ``user.`` without."""
+
+    prefix: str
+    opaque: str = field(init=False)
+    redirect: str = field(init=False)
+    metacopy: str = field(init=False)
+    origin: str = field(init=False)
+    impure: str = field(init=False)
+    nlink: str = field(init=False)
+    upper: str = field(init=False)
+    whiteout: str = field(init=False)
+    protattr: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        for mark in ("opaque", "redirect", "metacopy", "origin", "impure", "nlink", "upper", "whiteout", "protattr"):
+            object.__setattr__(self, mark, self.prefix + mark)
+
+    def is_private(self, name: str) -> bool:
+        """Tell whether *name* belongs to the union: users never see or set it, copies leave it out.
+
+        >>> TRUSTED.is_private("trusted.overlay.opaque"), TRUSTED.is_private("trusted.overlayfs")
+        (True, False)
+        """
+        return name.startswith((self.prefix, _FOREIGN_PREFIX)) and not self.is_escaped(name)
+
+    def is_escaped(self, name: str) -> bool:
+        """Tell whether *name*, on disk, is an attribute that a union nested in this one calls its own."""
+        return name.startswith(self.prefix + "overlay.")
+
+    def on_disk(self, shown: str) -> str:
+        """Return the name under which the attribute that users call *shown* is kept.
+
+        >>> TRUSTED.on_disk("trusted.overlay.opaque"), TRUSTED.on_disk("user.note")
+        ('trusted.overlay.overlay.opaque', 'user.note')
+        """
+        return f"{self.prefix}overlay.{shown.removeprefix(self.prefix)}" if shown.startswith(self.prefix) else shown
+
+    def shown(self, on_disk: str) -> str:
+        """Return the name that users see; the reverse of `on_disk`."""
+        return self.prefix + on_disk.removeprefix(self.prefix + "overlay.") if self.is_escaped(on_disk) else on_disk
+
+
+_FOREIGN_PREFIX: Final = "user.fuseoverlayfs."
+FOREIGN_OPAQUE: Final = "user.fuseoverlayfs.opaque"
+
+TRUSTED: Final = XattrSet("trusted.overlay.")
+USER: Final = XattrSet("user.overlay.")
+
+
+def is_whiteout(st: stat_result) -> bool:
+    """Tell whether a file with these attributes is the kernel's whiteout."""
+    return stat.S_ISCHR(st.st_mode) and st.st_rdev == WHITEOUT_RDEV
+
+
+def check_redirect(value: bytes) -> bytes:
+    """Return *value* if a union could have written it.
+
+    A redirect is one name (of the same parent directory) or a path from the union's root.
+
+    Raises:
+        BadMark: it has empty, ``.`` or ``..`` components, or is a relative path.
+
+    >>> check_redirect(b"/a/b")
+    b'/a/b'
+    >>> check_redirect(b"../etc")
+    Traceback (most recent call last):
+    ...
+    unionfs.errors.BadMark: [Errno 5] Input/output error: redirect b'../etc'
+    """
+    parts = value[1:].split(b"/") if value.startswith(b"/") else [value]
+    if b"\0" in value or any(part in {b"", b".", b".."} or b"/" in part or len(part) > 255 for part in parts):
+        raise BadMark(f"redirect {value!r}")
+    return value
+
+
+class Metacopy(NamedTuple):
+    """A file whose attributes were copied up without its data."""
+
+    digest_algorithm: int
+    """FS_VERITY_HASH_ALG_* of *digest*; 0 means there is none."""
+    digest: bytes
+
+
+def decode_metacopy(value: bytes) -> Metacopy:
+    """Read a metacopy mark.
+
+    Raises:
+        BadMark: it is neither empty nor the kernel's structure.
+    """
+    if not value:
+        return Metacopy(0, b"")
+    if len(value) < _METACOPY.size:
+        raise BadMark("metacopy: too short")
+    version, length, _flags, algorithm = _METACOPY.unpack_from(value)
+    if version != 0 or length != len(value):
+        raise BadMark("metacopy: unknown version or wrong length")
+    return Metacopy(algorithm, value[_METACOPY.size :])
+
+
+def encode_origin(handle: FileHandle, uuid: bytes) -> bytes:
+    """Write down which lower file an upper one was copied from; *uuid* names the lower's filesystem."""
+    size = _ORIGIN.size + len(handle.data)
+    return _ORIGIN.pack(0, _ORIGIN_MAGIC, size, 0, handle.type, uuid) + handle.data
+
+
+def decode_origin(value: bytes) -> tuple[FileHandle, bytes] | None:
+    """Return the handle and the filesystem's uuid, or None: the origin is unknown, or not to be believed."""
+    if len(value) < _ORIGIN.size:
+        return None
+    version, magic, size, flags, kind, uuid = _ORIGIN.unpack_from(value)
+    if version != 0 or magic != _ORIGIN_MAGIC or size != len(value):
+        return None
+    if flags & _BIG_ENDIAN and not flags & _ANY_ENDIAN:
+        return None
+    return FileHandle(kind, value[_ORIGIN.size :]), uuid
+
+
+def encode_nlink(union: int, real: int, *, of_upper: bool) -> bytes:
+    """Write the union's link count relative to the real one, so that a crash between two updates does no harm.
+
+    >>> encode_nlink(3, 2, of_upper=True), encode_nlink(1, 2, of_upper=False)
+    (b'U+1', b'L-1')
+    """
+    return b"%s%+d" % (b"U" if of_upper else b"L", union - real)
+
+
+def decode_nlink(value: bytes, upper: int, lower: int) -> int | None:
+    """Return the union's link count, given the real ones; None if the mark makes no sense.
+
+    >>> decode_nlink(b"U+1", upper=2, lower=5), decode_nlink(b"L-1", upper=2, lower=5)
+    (3, 4)
+    """
+    if value[:1] not in {b"U", b"L"} or value[1:2] not in {b"+", b"-"} or not value[2:].isdigit():
+        return None
+    count = (upper if value[:1] == b"U" else lower) + int(value[1:])
+    return count if count > 0 else None

@@ -1,0 +1,138 @@
+"""Listings: the names of a merged directory, fixed when it is opened or rewound.
+
+The first layer to mention a name decides what it is; a whiteout decides that it is not there. A
+listing is a snapshot, so names that nobody touches are seen once, whatever is removed meanwhile.
+
+The inode numbers in a listing are those that a stat shows. For most names that is the number in the
+real directory; only a directory that is in several layers, and the files of a directory that holds
+copied-up ones, must be looked at.
+
+Source: Linux fs/overlayfs/readdir.c.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final, final
+
+from unionfs.core import find, inos, ondisk
+from unionfs.core.layer import Place
+from unionfs.core.lookup import search
+from unionfs.core.nodes import Dir, File
+from unionfs.core.request import DirEntry
+from unionfs.core.state import State
+
+__all__ = ["OpenDirectory", "has_names", "merged", "snapshot"]
+
+_DIRECTORY: Final = stat.S_IFDIR >> 12
+_FILE: Final = stat.S_IFREG >> 12
+_SYMLINK: Final = stat.S_IFLNK >> 12
+
+
+@final
+class OpenDirectory:
+    """One open directory and the listing it is being read from."""
+
+    __slots__ = ("entries", "node")
+
+    def __init__(self, node: Dir) -> None:
+        self.node = node
+        self.entries: list[DirEntry] | None = None
+        """None until it is first read."""
+
+
+def snapshot(state: State, node: Dir) -> list[DirEntry]:
+    """Return the listing of *node*: ``.`` and ``..``, then the names, in order of first sight."""
+    dots = [DirEntry(b".", node.ino, _DIRECTORY), DirEntry(b"..", node.parent.ino, _DIRECTORY)]
+    if node.is_gone:
+        return dots
+    return [*dots, *merged(state, node)]
+
+
+def merged(state: State, node: Dir) -> Iterator[DirEntry]:
+    """Yield the visible names of *node*."""
+    places = node.places
+    if len(places) == 1 and not places[0].impure:
+        place = places[0]
+        fsid = place.layer.fsid
+        if fsid == 0:
+            yield from (DirEntry(n, e.inode(), t) for n, e, t in _entries(place) if t is not None)
+        else:
+            yield from (DirEntry(n, inos.number(fsid, e.inode()), t) for n, e, t in _entries(place) if t is not None)
+        return
+    decided: dict[bytes, tuple[Place, int, int | None]] = {}
+    again: dict[bytes, None] = {}
+    for place in places:
+        _decide(place, decided, again)
+    for name, (place, real, kind) in decided.items():
+        if kind is not None:
+            ambiguous = name in again or (place.impure and place.layer.writable)
+            ino = _number(state, node, name) if ambiguous else inos.number(place.layer.fsid, real)
+            yield DirEntry(name, ino, kind)
+
+
+def _decide(place: Place, decided: dict[bytes, tuple[Place, int, int | None]], again: dict[bytes, None]) -> None:
+    """Let one layer say what it knows of the names that no layer above has decided.
+
+    Names of directories that a layer above has as a directory too are added to *again*.
+    """
+    deleted: list[bytes] = []
+    for name, entry, kind in _entries(place):
+        if kind is None and name.startswith(ondisk.WHITEOUT_PREFIX):
+            deleted.append(name[len(ondisk.WHITEOUT_PREFIX) :])
+            continue
+        known = decided.get(name)
+        if known is None:
+            decided[name] = (place, 0 if kind is None else entry.inode(), kind)
+        elif kind == _DIRECTORY and known[2] == _DIRECTORY:
+            again[name] = None
+    for name in deleted:  # after the layer's own entries, which they do not hide
+        decided.setdefault(name, (place, 0, None))
+
+
+def _entries(place: Place) -> Iterator[tuple[bytes, "os.DirEntry[str]", int | None]]:
+    """Yield name, entry and type of all that is in *place*; the type of a whiteout is None."""
+    for entry in place.scan():
+        text = entry.name
+        name = text.encode() if text.isascii() else os.fsencode(text)
+        if text.startswith(".wh."):
+            if not name.startswith(ondisk.META_PREFIX):
+                yield name, entry, None
+        elif entry.is_file(follow_symlinks=False):
+            yield name, entry, None if place.xwhiteouts and _is_whiteout(place, name) else _FILE
+        elif entry.is_dir(follow_symlinks=False):
+            yield name, entry, _DIRECTORY
+        elif entry.is_symlink():
+            yield name, entry, _SYMLINK
+        else:
+            st = place.find(name)
+            if st is not None:
+                yield name, entry, None if ondisk.is_whiteout(st) else st.st_mode >> 12
+
+
+def _is_whiteout(place: Place, name: bytes) -> bool:
+    st = place.find(name)
+    return st is not None and place.is_whiteout(name, st)
+
+
+def _number(state: State, node: Dir, name: bytes) -> int:
+    """Return the inode number that a stat of *name* would show."""
+    known = node.children.get(name)
+    if known is not None:
+        return known.ino
+    found = search(node.places, name, state.rules)
+    if found is None:
+        return 0
+    if found.place is None:
+        number = find.directory_number(found.dirs, found.st)
+        for place in found.dirs:
+            place.close()
+        return number
+    key = (found.place.layer.fsid, found.st.st_ino)
+    link: File | None = state.nodes.hard_link(key) if found.place.layer.writable else None
+    return link.ino if link else find.file_number(state, found.place, found.st, found.origin)
+
+
+def has_names(state: State, node: Dir) -> bool:
+    """Tell whether the union shows anything in *node*."""
+    return any(True for _ in merged(state, node))

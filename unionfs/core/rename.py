@@ -1,0 +1,215 @@
+"""Rename: decide everything first, then do it in one renameat2.
+
+What must be true before the call: both objects and both directories are in the upper layer; a
+directory that merges with lower ones carries a redirect to them; one that does not is opaque where a
+lower layer has its new name; an empty directory that is replaced holds no whiteouts. The call itself
+leaves a whiteout at the old name (RENAME_WHITEOUT) where a lower layer has that name. So each name
+shows, at any moment, the old state or the new one.
+
+Source: Linux fs/overlayfs/dir.c, ovl_rename() and ovl_set_redirect().
+"""
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import NoReturn
+
+from unionfs.core import copyup, dirops, find, ondisk, readdir
+from unionfs.core.layer import Place
+from unionfs.core.lookup import is_shown
+from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.state import State
+from unionfs.core.upper import Upper
+from unionfs.errors import CrossesLayers
+from unionfs.linux import at
+
+__all__ = ["End", "rename"]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a rename: a name in a directory."""
+
+    parent: Dir
+    name: bytes
+
+    @property
+    def key(self) -> tuple[Dir, bytes]:
+        return self.parent, self.name
+
+
+def _fail(code: int) -> NoReturn:
+    raise OSError(code, os.strerror(code))
+
+
+def rename(state: State, old: End, new: End, flags: int = 0) -> None:
+    """Give what is called *old* the name *new*.
+
+    *flags* is RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT (which leaves a whiteout at the
+    old name: the union then shows nothing there, as after any rename).
+
+    Raises:
+        CrossesLayers: a lower directory would need a redirect, and may not have one.
+        Deferred: a long copy-up comes first.
+    """
+    upper = state.writable()
+    dirops.check_name(new.name)
+    if flags & at.RENAME_EXCHANGE and flags & (at.RENAME_NOREPLACE | at.RENAME_WHITEOUT):
+        _fail(errno.EINVAL)
+    node = find.peek(state, old.parent, old.name)
+    try:
+        target = _target(state, new, flags)
+        if node is target:
+            return
+        _check(old, node, new, target, flags)
+        if isinstance(target, Dir) and not flags & at.RENAME_EXCHANGE and readdir.has_names(state, target):
+            _fail(errno.ENOTEMPTY)
+        if target is not None and flags & at.RENAME_EXCHANGE:
+            _exchange(state, upper, (old, node), (new, target))
+        else:
+            _replace(state, upper, (old, node), (new, target))
+    finally:
+        state.nodes.drop_if_unused(node)
+
+
+def _target(state: State, new: End, flags: int) -> Node | None:
+    if new.parent.is_gone:
+        _fail(errno.ENOENT)
+    try:
+        target = find.peek(state, new.parent, new.name)
+    except FileNotFoundError:
+        if flags & at.RENAME_EXCHANGE:
+            raise
+        return None
+    if flags & at.RENAME_NOREPLACE:
+        _fail(errno.EEXIST)
+    return target
+
+
+def _check(old: End, node: Node, new: End, target: Node | None, flags: int) -> None:
+    """Refuse what rename(2) refuses by the kinds and places of its ends.
+
+    Raises:
+        OSError: EINVAL, ENOTDIR, EISDIR or ENOTEMPTY.
+    """
+    if isinstance(node, Dir) and node in new.parent.ancestors():
+        _fail(errno.EINVAL)
+    if target is None:
+        return
+    if isinstance(target, Dir) and target in old.parent.ancestors():
+        _fail(errno.EINVAL if flags & at.RENAME_EXCHANGE else errno.ENOTEMPTY)
+    if flags & at.RENAME_EXCHANGE:
+        return
+    if isinstance(node, Dir) and not isinstance(target, Dir):
+        _fail(errno.ENOTDIR)
+    if not isinstance(node, Dir) and isinstance(target, Dir):
+        _fail(errno.EISDIR)
+
+
+def _replace(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[End, Node | None]) -> None:
+    (old, node), (new, target) = source, goal
+    _lift(state, upper, old, node, new)
+    from_place = copyup.directory(state, old.parent)
+    to_place = copyup.directory(state, new.parent)
+    there = to_place.find(new.name)
+    removed = None if target is None else _attributes(target)
+    if there is not None and stat.S_ISDIR(there.st_mode) and any(True for _ in to_place.child(new.name).scan()):
+        upper.clear(to_place, new.name)
+    leaves_whiteout = is_shown(old.parent.lowers, old.name)
+    if isinstance(node, Dir) and there is not None and not stat.S_ISDIR(there.st_mode):
+        at.rename(from_place.fd(), old.name, to_place.fd(), new.name, at.RENAME_EXCHANGE)
+        if not leaves_whiteout:
+            os.unlink(old.name, dir_fd=from_place.fd())
+    elif leaves_whiteout:
+        _rename_with_whiteout(upper, from_place, old.name, to_place, new.name)
+    else:
+        at.rename(from_place.fd(), old.name, to_place.fd(), new.name)
+    if target is not None and removed is not None:
+        dirops.forget_name(state, target, new.parent, new.name, removed)
+    _moved(state, node, old, new, to_place)
+
+
+def _attributes(target: Node) -> os.stat_result:
+    """Return the attributes of what is about to be replaced."""
+    if isinstance(target, File):
+        return target.place.lstat(target.real)
+    return os.fstat(target.places[0].fd())
+
+
+def _rename_with_whiteout(upper: Upper, from_place: Place, old: bytes, to_place: Place, new: bytes) -> None:
+    try:
+        if upper.can_mknod:
+            at.rename(from_place.fd(), old, to_place.fd(), new, at.RENAME_WHITEOUT)
+            return
+    except OSError as exc:
+        if exc.errno not in {errno.EINVAL, errno.EPERM, errno.ENOSYS}:
+            raise
+    at.rename(from_place.fd(), old, to_place.fd(), new)  # a crash between these two shows the old file again
+    upper.put_whiteout(from_place, old)
+
+
+def _exchange(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[End, Node]) -> None:
+    (old, node), (new, target) = source, goal
+    _lift(state, upper, old, node, new)
+    _lift(state, upper, new, target, old)
+    from_place = copyup.directory(state, old.parent)
+    to_place = copyup.directory(state, new.parent)
+    at.rename(from_place.fd(), old.name, to_place.fd(), new.name, at.RENAME_EXCHANGE)
+    _moved(state, node, old, new, to_place)
+    _moved(state, target, new, old, from_place)
+
+
+def _lift(state: State, upper: Upper, old: End, node: Node, new: End) -> None:
+    """Bring *node* into the upper layer, fit to stand under the name *new*."""
+    if isinstance(node, File):
+        copyup.file(state, node)
+        return
+    if not node.lowers:
+        if is_shown(new.parent.lowers, new.name) and not node.places[0].opaque:
+            upper.set_opaque(node.places[0])
+        return
+    if not state.config.redirect_dir.makes:
+        raise CrossesLayers("a directory of a lower layer; mount with redirect_dir=on to rename it")
+    redirect = redirect_of(node, same_parent=old.parent is new.parent)
+    place = copyup.directory(state, node)
+    if redirect is not None:
+        upper.set_redirect(place, redirect)
+
+
+def redirect_of(node: Dir, *, same_parent: bool) -> bytes | None:
+    """Return the redirect that *node* needs before it moves; None if the one it has will do.
+
+    Raises:
+        CrossesLayers: it would be longer than the kernel's overlayfs believes.
+    """
+    own = node.upper.redirect if node.upper else None
+    if own is not None and (same_parent or own.startswith(b"/")):
+        return None
+    redirect = node.name if same_parent else path_below(node)
+    if len(redirect) > ondisk.REDIRECT_MAX:
+        raise CrossesLayers(f"the redirect would be longer than {ondisk.REDIRECT_MAX} bytes")
+    return redirect
+
+
+def path_below(node: Dir) -> bytes:
+    """Return where the lower layers have *node*: its path, as far as no redirect says otherwise."""
+    parts: list[bytes] = []
+    for each in node.ancestors():
+        if each.parent is each:
+            break
+        redirect = each.upper.redirect if each.upper else None
+        parts.append(redirect or each.name)
+        if redirect is not None and redirect.startswith(b"/"):
+            return b"/".join(reversed(parts))
+    return b"/" + b"/".join(reversed(parts))
+
+
+def _moved(state: State, node: Node, old: End, new: End, place: Place) -> None:
+    """Note in the tables that *node* now has the name *new*, in the upper directory *place*."""
+    state.nodes.move(node, old.key, new.key)
+    if isinstance(node, Dir):
+        node.places[0].parent, node.places[0].name = place, new.name
+    else:
+        node.place, node.real = place, new.name
+        dirops.tell_origin(state.writable(), place, new.name)

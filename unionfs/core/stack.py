@@ -1,0 +1,237 @@
+"""Open the layers and check that they can be stacked: what may fail, fails here with a sentence.
+
+The upper layer and the work directory are locked as long as the union is open. A union that is just
+being unmounted still holds its locks for a moment; container engines mount again at once, so we wait
+a little before we call the upper layer busy.
+
+Source: Linux fs/overlayfs/super.c, ovl_get_layers() and ovl_check_overlapping_layers().
+"""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from unionfs.core import find, inos, ondisk
+from unionfs.core.config import Config, Fsync
+from unionfs.core.files import FileTable
+from unionfs.core.layer import Descriptors, Layer, Place
+from unionfs.core.lookup import Rules
+from unionfs.core.nodes import Dir, NodeTable
+from unionfs.core.state import State
+from unionfs.core.upper import Upper, empty_directory, remove_tree
+from unionfs.errors import StackError
+from unionfs.linux import at, fileops, flock, handles, ids, xattr
+
+__all__ = ["close_stack", "open_stack"]
+
+BUSY_SECONDS: Final = 5.0
+"""How long a mount waits for the previous daemon of the same upper layer to exit."""
+
+_BUSY_PAUSE: Final = 0.02
+_MAX_DESCRIPTORS: Final = 16384
+_VOLATILE: Final = (b"incompat", b"volatile")
+
+
+def open_stack(config: Config, *, defer: bool) -> State:
+    """Open every layer of *config*.
+
+    Raises:
+        StackError: a layer is missing, unreadable, in use, or lies inside another one.
+    """
+    with contextlib.ExitStack() as undo:
+        fds = [_open_layer(path, "lowerdir", undo) for path in config.lower]
+        data_fds = [_open_layer(path, "datadir", undo) for path in config.data_only]
+        if config.upper is None or config.work is None:
+            state = _assemble(config, [*fds, *data_fds], has_upper=False)
+        else:
+            upper_fd = _open_layer(config.upper, "upperdir", undo)
+            _check_overlap(config.upper, config.work, (*config.lower, *config.data_only))
+            work_fd = _open_work(config, config.upper, config.work, upper_fd, undo)
+            state = _assemble(config, [upper_fd, *fds, *data_fds], has_upper=True)
+            _attach_upper(state, work_fd)
+        state.defer = defer
+        undo.pop_all()
+        return state
+
+
+def _open_layer(path: Path, option: str, undo: contextlib.ExitStack) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise StackError(f"{option}: {path} does not exist; create it, or correct the path") from None
+    except NotADirectoryError:
+        raise StackError(f"{option}: {path} is not a directory; a layer is an unpacked directory") from None
+    except PermissionError:
+        raise StackError(f"{option}: {path} cannot be read; run as its owner or as root") from None
+    except OSError as exc:
+        raise StackError(f"{option}: {path}: {exc.strerror}") from None
+    undo.callback(_close_quietly, fd)
+    return fd
+
+
+def _close_quietly(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: contextlib.ExitStack) -> int:
+    """Lock the upper layer and the work directory; return a descriptor of the empty ``work`` inside it."""
+    base = _open_layer(path, "workdir", undo)
+    if os.fstat(base).st_dev != os.fstat(upper_fd).st_dev:
+        raise StackError(
+            f"workdir: {path} is on another filesystem than upperdir {upper}; "
+            "copies are renamed from one to the other, so create it beside the upper"
+        )
+    if not config.read_only:
+        _check_writable(upper, upper_fd)
+        _lock(upper_fd, upper, "upperdir")
+        _lock(base, path, "workdir")
+        _check_volatile(base, path, upper)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(b"work", 0o700, dir_fd=base)
+        work = at.open_directory(base, b"work")
+    except OSError as exc:
+        raise StackError(f"workdir: {path} cannot be written: {exc.strerror}") from None
+    undo.callback(_close_quietly, work)
+    if not config.read_only:
+        _clean_work(work)
+    return work
+
+
+def _check_writable(upper: Path, upper_fd: int) -> None:
+    if os.fstatvfs(upper_fd).f_flag & os.ST_RDONLY:
+        raise StackError(f"upperdir: {upper} is on a read-only filesystem; leave it out, or mount with ro")
+    if not os.access(b".", os.W_OK | os.X_OK, dir_fd=upper_fd):
+        raise StackError(f"upperdir: {upper} cannot be written; run as its owner or as root")
+
+
+def _lock(fd: int, path: Path, option: str) -> None:
+    end = time.monotonic() + BUSY_SECONDS
+    while not flock.lock_descriptor(fd):
+        if time.monotonic() > end:
+            raise StackError(f"{option}: {path} is in use by another union; unmount that one, or use another directory")
+        time.sleep(_BUSY_PAUSE)
+
+
+def _check_volatile(base: int, work: Path, upper: Path) -> None:
+    if at.exists(base, b"work/" + b"/".join(_VOLATILE)):
+        raise StackError(
+            f"workdir: {work} was mounted volatile and not unmounted cleanly, so upperdir {upper} "
+            "may be damaged; discard both, or remove work/incompat/volatile in it to use them all the same"
+        )
+
+
+def _clean_work(work: int) -> None:
+    """Empty the work directory: what is in it was never published. New objects must not inherit an ACL there."""
+    empty_directory(work)
+    with contextlib.suppress(OSError):
+        xattr.remove(work, xattr.DEFAULT_ACL)
+
+
+def _check_overlap(upper: Path, work: Path, lowers: tuple[Path, ...]) -> None:
+    """Refuse directories inside each other, where a change in one would appear in another."""
+    upper, work = upper.resolve(), work.resolve()
+    if upper == work or upper in work.parents or work in upper.parents:
+        raise StackError(f"workdir: {work} and upperdir {upper} lie inside each other; separate them")
+    for path in lowers:
+        lower = path.resolve()
+        for option, other in (("upperdir", upper), ("workdir", work)):
+            if lower == other or lower in other.parents or other in lower.parents:
+                raise StackError(f"{option}: {other} and lower layer {path} lie inside each other; separate them")
+
+
+def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
+    marks = _marks(config)
+    cache = Descriptors(min(_MAX_DESCRIPTORS, at.descriptor_limit() // 2))
+    devices: dict[int, int] = {}
+    layers: list[Layer] = []
+    paths = [*([config.upper] if config.upper else []), *config.lower, *config.data_only]
+    for index, (fd, path) in enumerate(zip(fds, paths, strict=True)):
+        fsid = devices.setdefault(os.fstat(fd).st_dev, len(devices))
+        layer = Layer(index, path, fsid % inos.MAX_FILESYSTEMS, marks, writable=has_upper and index == 0)
+        layer.uuid = handles.filesystem_uuid(fd)
+        layer.root = Place.at_root(layer, fd, cache)
+        layers.append(layer)
+    named = tuple(layers[: len(layers) - len(config.data_only)])
+    rules = Rules(
+        layers=named,
+        data_layers=tuple(layers[len(named) :]),
+        follow_redirects=config.redirect_dir.follows,
+        metacopy=config.metacopy or bool(config.data_only),
+    )
+    for layer in named:
+        layer.root.read_marks()
+    root = Dir(None, b"", 0, tuple(layer.root for layer in named))
+    root.ino = find.directory_number(list(root.places), os.fstat(root.places[0].fd()))
+    return State(
+        config=config,
+        layers=tuple(layers),
+        rules=rules,
+        descriptors=cache,
+        nodes=NodeTable(root),
+        files=FileTable(),
+        upper=None,
+    )
+
+
+def _marks(config: Config) -> ondisk.XattrSet:
+    """Choose the flavour of marks: ``user.`` where asked for, or where ``trusted.`` is not ours to use."""
+    privileged = ids.has_capability(ids.CAP_SYS_ADMIN) and ids.is_initial_user_namespace()
+    return ondisk.TRUSTED if privileged and not config.userxattr else ondisk.USER
+
+
+def _attach_upper(state: State, work_fd: int) -> None:
+    config = state.config
+    upper = Upper(state.layers[0], work_fd, syncs=config.fsync is not Fsync.VOLATILE and _is_on_disk(work_fd))
+    if config.volatile and not config.read_only:
+        incompat, volatile = _VOLATILE
+        os.mkdir(incompat, 0o700, dir_fd=work_fd)
+        os.mkdir(incompat + b"/" + volatile, 0o700, dir_fd=work_fd)
+    state.upper = upper
+
+
+_MEMORY_FILESYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
+
+
+def _is_on_disk(fd: int) -> bool:
+    """Tell whether an fsync there does anything: not on a filesystem that lives in memory."""
+    return _filesystem_type(fd) not in _MEMORY_FILESYSTEMS
+
+
+def _filesystem_type(fd: int) -> str:
+    """Return the type of the filesystem of *fd*, as /proc/self/mountinfo calls it; empty if it has none there."""
+    device = os.fstat(fd).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.split()
+            if fields[2] == wanted:
+                return fields[fields.index("-") + 1]
+    return ""
+
+
+def close_stack(state: State) -> None:
+    """Close everything; the upper layer may be mounted again afterwards. Leaves the work directory empty."""
+    for opened in list(state.files.files.values()):
+        os.close(opened.fd)
+    state.files.files.clear()
+    if state.upper is not None:
+        if not state.config.read_only:
+            if state.config.volatile:
+                _leave_volatile(state.upper)
+            with contextlib.suppress(OSError):
+                empty_directory(state.upper.work_fd)
+        os.close(state.upper.work_fd)
+    for place in list(state.descriptors.opened):
+        place.close()
+    for layer in state.layers:
+        os.close(layer.root.fd())
+
+
+def _leave_volatile(upper: Upper) -> None:
+    """Write everything through, then take the marker away: the upper is as good as any other now."""
+    fileops.syncfs(upper.work_fd)
+    remove_tree(upper.work_fd, _VOLATILE[0], is_dir=True)

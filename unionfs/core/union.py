@@ -1,0 +1,265 @@
+"""The union behind one method per request: node ids and handles in, plain values out.
+
+This is a facade; the rules are in the modules it calls. It is synchronous and belongs to one thread.
+Attributes are `os.stat_result` values of the real files, except that their st_ino is the layer's
+own: what users see is ``node.ino``. A method that hands out a node counts one lookup of it, which
+`forget` takes back, as in the kernel's protocol.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, final
+
+from unionfs.core import attrs, dirops, files, find, readdir, xattrs
+from unionfs.core import rename as renaming
+from unionfs.core.config import Config
+from unionfs.core.files import OpenFile
+from unionfs.core.jobs import Job
+from unionfs.core.nodes import File, Node
+from unionfs.core.readdir import OpenDirectory
+from unionfs.core.request import Caller, Changes, DirEntry
+from unionfs.core.stack import close_stack, open_stack
+from unionfs.names import Handle
+
+__all__ = ["Entry", "OpenFile", "Opened", "Union"]
+
+Entry = tuple[Node, os.stat_result]
+Opened = tuple[Node, os.stat_result, Handle]
+Buffer = bytes | bytearray | memoryview
+
+
+@final
+class Union:
+    """One open union. Use it as a context manager, or `close` it."""
+
+    def __init__(self, config: Config, *, defer: bool = False) -> None:
+        """Open and lock the layers of *config*.
+
+        With *defer*, long copy-ups raise `Deferred` instead of blocking the caller.
+
+        Raises:
+            StackError: the layers cannot be stacked.
+        """
+        self.config = config
+        self._state = open_stack(config, defer=defer)
+        self._nodes = self._state.nodes
+        self._files = self._state.files
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the layers and empty the work directory. No method may be called afterwards."""
+        close_stack(self._state)
+
+    def on_copy_up(self, call: Callable[[File], None]) -> None:
+        """Have *call* told of each file just before its open handles move to the upper layer."""
+        self._state.on_copy_up = call
+
+    # names
+
+    def lookup(self, parent: int, name: bytes) -> Entry:
+        """Find *name*; ``.`` and ``..`` are answered too. Counts one lookup."""
+        node = self._nodes.directory(parent)
+        if name in {b".", b".."}:
+            node = node.parent if name == b".." else node
+            node.lookups += 1
+            return node, attrs.stat_of(node)
+        return find.lookup(self._state, node, name)
+
+    def forget(self, nodeid: int, nlookup: int) -> None:
+        """Take back *nlookup* lookups."""
+        self._nodes.forget(nodeid, nlookup)
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
+        """Make a device, fifo, socket or empty regular file; *mode* has the type bits. Counts one lookup."""
+        return dirops.make(self._state, self._nodes.directory(parent), name, mode, rdev, caller)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Entry:
+        """Make a directory. Counts one lookup."""
+        return dirops.make(self._state, self._nodes.directory(parent), name, (mode & 0o7777) | 0o040000, 0, caller)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Entry:
+        """Make a symlink to *target*. Counts one lookup."""
+        return dirops.symlink(self._state, self._nodes.directory(parent), name, target, caller)
+
+    def link(self, nodeid: int, newparent: int, newname: bytes) -> Entry:
+        """Give a file a further name. Counts one lookup."""
+        node = self._nodes[nodeid]
+        if not isinstance(node, File):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        st = dirops.link(self._state, node, self._nodes.directory(newparent), newname)
+        node.lookups += 1
+        return node, st
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove the name of anything but a directory."""
+        dirops.unlink(self._state, self._nodes.directory(parent), name)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        dirops.rmdir(self._state, self._nodes.directory(parent), name)
+
+    def rename(self, parent: int, name: bytes, newparent: int, newname: bytes, flags: int = 0) -> None:
+        """Rename; *flags* as renameat2(2)."""
+        old = renaming.End(self._nodes.directory(parent), name)
+        new = renaming.End(self._nodes.directory(newparent), newname)
+        renaming.rename(self._state, old, new, flags)
+
+    def readlink(self, nodeid: int) -> bytes:
+        """Return the target of a symlink."""
+        node = self._nodes.file(nodeid)
+        if node.is_gone:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return os.readlink(node.real, dir_fd=node.place.fd())
+
+    # attributes
+
+    def getattr(self, nodeid: int, fh: int | None = None) -> Entry:
+        """Return the attributes, also of a file that has no name any more; *fh* is the open file asked for."""
+        node = self._nodes[nodeid]
+        if fh is not None and node.is_gone and fh in self._files.files:
+            return node, os.fstat(self._files[fh].fd)
+        return node, attrs.stat_of(node)
+
+    def setattr(self, nodeid: int, changes: Changes, fh: int | None = None) -> Entry:
+        """Change attributes and return the new ones; *fh* is the open file ftruncate was called on."""
+        node = self._nodes[nodeid]
+        opened = self._files.files.get(fh) if fh is not None else None
+        fd = opened.fd if opened is not None and opened.writable_layer else None
+        attrs.change(self._state, node, changes, fd)
+        return node, attrs.stat_of(node)
+
+    def getxattr(self, nodeid: int, name: bytes) -> bytes:
+        """Return an extended attribute; ENODATA if it is not set."""
+        return xattrs.getxattr(self._state, self._nodes[nodeid], name)
+
+    def listxattr(self, nodeid: int) -> list[bytes]:
+        """Return the names of the extended attributes."""
+        return xattrs.listxattr(self._state, self._nodes[nodeid])
+
+    def setxattr(self, nodeid: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; *flags* is os.XATTR_CREATE, os.XATTR_REPLACE or 0."""
+        xattrs.setxattr(self._state, self._nodes[nodeid], name, value, flags)
+
+    def removexattr(self, nodeid: int, name: bytes) -> None:
+        """Remove an extended attribute; ENODATA if it is not set."""
+        xattrs.removexattr(self._state, self._nodes[nodeid], name)
+
+    def getflags(self, nodeid: int) -> int:
+        """Return the file flags of chattr(1) (FS_IOC_GETFLAGS)."""
+        return attrs.file_flags(self._nodes[nodeid])
+
+    def setflags(self, nodeid: int, flags: int) -> None:
+        """Set the file flags of chattr(1) (FS_IOC_SETFLAGS)."""
+        attrs.set_file_flags(self._state, self._nodes[nodeid], flags)
+
+    # open files
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> Opened:
+        """Make and open a regular file. Counts one lookup."""
+        return dirops.create(self._state, self._nodes.directory(parent), name, mode, flags, caller)
+
+    def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller) -> Opened:
+        """Make and open a regular file without a name (O_TMPFILE). Counts one lookup."""
+        return dirops.tmpfile(self._state, self._nodes.directory(parent), mode, flags, caller)
+
+    def open(self, nodeid: int, flags: int) -> Handle:
+        """Open a regular file; for writing, it is copied up first (without its data for O_TRUNC)."""
+        return files.open_file(self._state, self._nodes.file(nodeid), flags)
+
+    def file(self, fh: int) -> OpenFile:
+        """Return what is behind a handle, for engines that hand the descriptor to the kernel."""
+        return self._files[fh]
+
+    def read(self, fh: int, size: int, offset: int) -> bytes:
+        """Return up to *size* bytes from *offset*; fewer only at the end of the file."""
+        return os.pread(self._files[fh].fd, size, offset)
+
+    def write(self, fh: int, data: Buffer, offset: int, *, kill_priv: bool = False) -> int:
+        """Write *data* at *offset*; with *kill_priv* the set-id bits go first. Returns the bytes written."""
+        return files.write(self._state, fh, data, offset, kill_priv=kill_priv)
+
+    def flush(self, fh: int) -> None:
+        """Nothing: a close reports no error, because every write has already reached the layer's file."""
+
+    def release(self, fh: int) -> None:
+        """Close an open file."""
+        files.release(self._state, fh)
+
+    def fsync(self, fh: int, datasync: bool) -> Job | None:
+        """Return the work of writing the file through, or None if there is nothing to do."""
+        return files.fsync(self._state, fh, datasync)
+
+    def fallocate(self, fh: int, mode: int, offset: int, length: int, *, kill_priv: bool = False) -> None:
+        """Allocate or release space, as fallocate(2)."""
+        files.fallocate(self._state, fh, mode, offset, length, kill_priv=kill_priv)
+
+    def lseek(self, fh: int, offset: int, whence: int) -> int:
+        """Find data or a hole."""
+        return files.lseek(self._state, fh, offset, whence)
+
+    def copy_file_range(self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int, flags: int = 0) -> int:
+        """Copy between two open files without moving the data through memory; return the bytes copied."""
+        if flags:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return files.copy_file_range(self._state, (fh_in, off_in), (fh_out, off_out), length)
+
+    # directories
+
+    def opendir(self, nodeid: int) -> Handle:
+        """Open a directory for listing."""
+        handle = self._files.number()
+        self._files.directories[handle] = OpenDirectory(self._nodes.directory(nodeid))
+        return handle
+
+    def readdir(self, fh: int, offset: int) -> list[DirEntry]:
+        """Return the whole listing, ``.`` and ``..`` first, whatever *offset* is; 0 takes a new one.
+
+        The caller goes on at entry *offset*; the offset after entry i is i + 1.
+        """
+        opened = self._directory(fh)
+        if opened.entries is None or offset == 0:
+            opened.entries = readdir.snapshot(self._state, opened.node)
+        return opened.entries
+
+    def _directory(self, fh: int) -> OpenDirectory:
+        try:
+            return self._files.directories[fh]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+    def releasedir(self, fh: int) -> None:
+        """Close an open directory."""
+        self._files.directories.pop(fh, None)
+
+    def fsyncdir(self, fh: int, datasync: bool) -> Job | None:
+        """Return the work of writing a directory through, or None if it is not in the upper layer."""
+        return files.fsync_directory(self._state, self._directory(fh).node, datasync)
+
+    # the whole
+
+    def statfs(self) -> os.statvfs_result:
+        """Return the space of the top layer's filesystem."""
+        return os.fstatvfs(self._state.layers[0].root.fd())
+
+    def syncfs(self) -> Job | None:
+        """Return the work of writing the upper layer's filesystem through, or None without one."""
+        return files.sync_upper(self._state)
+
+    def stats(self) -> dict[str, int]:
+        """Return what is cached now and what was done so far."""
+        counters = self._state.counters
+        return {
+            "nodes": len(self._nodes),
+            "open_files": len(self._files.files),
+            "open_directories": len(self._files.directories),
+            "descriptors": len(self._state.descriptors.opened),
+            "copy_ups": counters.copy_ups,
+            "copied_bytes": counters.copied_bytes,
+        }

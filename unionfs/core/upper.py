@@ -1,0 +1,195 @@
+"""The upper layer as something to write to: staging, whiteouts, opaque marks, clearing away.
+
+What must appear whole is made under a temporary name in the work directory and moved into place by
+one rename. A whiteout is a hard link to one character device in the work directory: a link is
+cheaper than a mknod, and a thousand deletions take one inode.
+
+Source: Linux fs/overlayfs/dir.c, ovl_whiteout(), ovl_cleanup_and_whiteout(), ovl_clear_empty().
+"""
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, final
+
+from unionfs.core import ondisk
+from unionfs.core.layer import Layer, Place
+from unionfs.linux import at, xattr
+
+__all__ = ["Upper", "empty_directory", "remove_tree"]
+
+_MARK_REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
+
+
+@final
+class Upper:
+    """The one layer the union writes to, and its work directory."""
+
+    __slots__ = ("_serial", "_umask", "_whiteout", "can_mknod", "index_fd", "layer", "syncs", "work_fd")
+
+    def __init__(self, layer: Layer, work_fd: int, *, syncs: bool) -> None:
+        self.layer = layer
+        self.work_fd = work_fd
+        """An open, empty directory on the upper's filesystem."""
+        self.index_fd = -1
+        """The index directory, or -1 without index=on."""
+        self.syncs = syncs
+        """Data reach the disk before a copy-up is published."""
+        self._serial = itertools.count()
+        self._whiteout: bytes | None = None
+        self._umask: int | None = None
+        self.can_mknod = True
+        """False once the kernel refused to make a whiteout device: then attributes are used."""
+
+    def temporary(self) -> bytes:
+        """Return a fresh name for the work directory."""
+        return b"#%x" % next(self._serial)
+
+    @contextmanager
+    def staged(self) -> Iterator[bytes]:
+        """A fresh name in the work directory; whatever is there afterwards was not published and goes."""
+        temp = self.temporary()
+        try:
+            yield temp
+        except BaseException:
+            self.discard(temp)
+            raise
+
+    def discard(self, temp: bytes) -> None:
+        """Remove what is under *temp* in the work directory, a tree if it is one; a missing one is fine."""
+        st = at.find(self.work_fd, temp)
+        if st is not None:
+            remove_tree(self.work_fd, temp, is_dir=stat.S_ISDIR(st.st_mode))
+
+    def use_umask(self, umask: int) -> None:
+        """Let the kernel apply *umask*, which it leaves out where the directory has a default ACL."""
+        if umask != self._umask:
+            os.umask(umask)
+            self._umask = umask
+
+    def put_whiteout(self, place: Place, name: bytes) -> None:
+        """Make *name*, which is not in the upper directory *place*, a whiteout."""
+        try:
+            self._link_whiteout(place.fd(), name)
+        except PermissionError:
+            if not self.can_mknod:
+                raise
+            self.can_mknod = False  # kernels before 5.8 make whiteouts for root only
+            self.put_whiteout(place, name)
+            return
+        if not self.can_mknod:
+            self._expect_attribute_whiteouts(place)
+
+    def replace_by_whiteout(self, place: Place, name: bytes) -> None:
+        """Turn the file *name* of the upper directory *place* into a whiteout, in one step."""
+        with self.staged() as temp:
+            self._link_whiteout(self.work_fd, temp)
+            if not self.can_mknod:
+                self._expect_attribute_whiteouts(place)
+            at.rename(self.work_fd, temp, place.fd(), name)
+
+    def replace_directory_by_whiteout(self, place: Place, name: bytes) -> None:
+        """Turn the directory *name*, which may hold whiteouts, into a whiteout, in one step."""
+        with self.staged() as temp:
+            self._link_whiteout(self.work_fd, temp)
+            if not self.can_mknod:
+                self._expect_attribute_whiteouts(place)
+            at.rename(self.work_fd, temp, place.fd(), name, at.RENAME_EXCHANGE)
+        self.discard(temp)
+
+    def remove_directory(self, place: Place, name: bytes) -> None:
+        """Remove the directory *name*, which may hold whiteouts, in one step."""
+        try:
+            os.rmdir(name, dir_fd=place.fd())
+        except OSError as exc:
+            if exc.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            temp = self.temporary()
+            at.rename(place.fd(), name, self.work_fd, temp)
+            self.discard(temp)
+
+    def clear(self, place: Place, name: bytes) -> None:
+        """Replace the directory *name*, which holds nothing but whiteouts, by an empty opaque one.
+
+        Its owner, mode and attributes stay; used before something is renamed over it.
+        """
+        old = place.child(name)
+        st = os.fstat(old.fd())
+        with self.staged() as temp:
+            os.mkdir(temp, 0o700, dir_fd=self.work_fd)
+            target = at.proc_path(self.work_fd, temp)
+            os.chown(temp, st.st_uid, st.st_gid, dir_fd=self.work_fd)
+            xattr.copy(at.proc_path(old.fd(), b"."), target, self.layer.xattrs.is_private)
+            xattr.set(target, self.layer.xattrs.opaque, ondisk.OPAQUE)
+            os.chmod(temp, stat.S_IMODE(st.st_mode), dir_fd=self.work_fd)
+            at.rename(self.work_fd, temp, place.fd(), name, at.RENAME_EXCHANGE)
+        old.close()
+        self.discard(temp)
+
+    def set_opaque(self, place: Place) -> None:
+        """Hide everything below *place*."""
+        xattr.set(at.proc_path(place.fd(), b"."), self.layer.xattrs.opaque, ondisk.OPAQUE)
+        place.opaque = True
+
+    def set_redirect(self, place: Place, redirect: bytes) -> None:
+        """Let the layers below *place* be searched under *redirect*."""
+        xattr.set(at.proc_path(place.fd(), b"."), self.layer.xattrs.redirect, redirect)
+        place.redirect = redirect
+
+    def set_impure(self, place: Place) -> None:
+        """Note that *place* holds copied-up files, whose inode numbers are those of their origin."""
+        if place.impure:
+            return
+        try:
+            xattr.set(at.proc_path(place.fd(), b"."), self.layer.xattrs.impure, ondisk.IMPURE)
+        except OSError as exc:
+            if exc.errno not in _MARK_REFUSED:
+                raise
+        place.impure = True
+
+    def _expect_attribute_whiteouts(self, place: Place) -> None:
+        if not place.xwhiteouts:
+            xattr.set(at.proc_path(place.fd(), b"."), self.layer.xattrs.opaque, ondisk.XWHITEOUTS)
+            place.xwhiteouts = True
+
+    def _link_whiteout(self, dirfd: int, name: bytes) -> None:
+        """Give the whiteout a further name; make a new one where there is none, or it has too many."""
+        if self._whiteout is not None:
+            try:
+                os.link(self._whiteout, name, src_dir_fd=self.work_fd, dst_dir_fd=dirfd, follow_symlinks=False)
+            except OSError as exc:
+                if exc.errno not in {errno.EMLINK, errno.ENOENT, errno.EPERM}:
+                    raise
+                self._whiteout = None
+            else:
+                return
+        fresh = self.temporary()
+        if self.can_mknod:
+            os.mknod(fresh, ondisk.WHITEOUT_MODE, ondisk.WHITEOUT_RDEV, dir_fd=self.work_fd)
+        else:
+            os.close(at.open_file(self.work_fd, fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            xattr.set(at.proc_path(self.work_fd, fresh), self.layer.xattrs.whiteout, b"y")
+        os.link(fresh, name, src_dir_fd=self.work_fd, dst_dir_fd=dirfd, follow_symlinks=False)
+        self._whiteout = fresh
+
+
+def remove_tree(dirfd: int, name: bytes, *, is_dir: bool) -> None:
+    """Remove *name*, with everything in it if it is a directory. Never follows a symlink."""
+    if not is_dir:
+        os.unlink(name, dir_fd=dirfd)
+        return
+    fd = at.open_directory(dirfd, name)
+    try:
+        empty_directory(fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=dirfd)
+
+
+def empty_directory(fd: int) -> None:
+    """Remove everything in the open directory *fd*."""
+    for entry in list(at.scan(fd)):
+        remove_tree(fd, os.fsencode(entry.name), is_dir=entry.is_dir(follow_symlinks=False))

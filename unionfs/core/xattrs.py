@@ -1,0 +1,113 @@
+"""Extended attributes as users see them: the union's own are hidden, those of nested unions are not.
+
+Source: Linux fs/overlayfs/xattrs.c.
+"""
+
+import errno
+import os
+
+from unionfs.core import copyup
+from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.state import State
+from unionfs.linux import at, xattr
+
+__all__ = ["getxattr", "listxattr", "removexattr", "setxattr"]
+
+_NAME_MAX = 255
+
+
+def _source(node: Node) -> int | bytes:
+    """Return where the attributes of *node* are read."""
+    if isinstance(node, Dir):
+        return at.proc_path(node.places[0].fd(), b".")
+    if node.is_gone:
+        if not node.opens:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node.opens[0].fd
+    return node.place.target(node.real)
+
+
+def _target(state: State, node: Node) -> int | bytes:
+    """Return where they are changed: the node is copied up first."""
+    state.writable()
+    if isinstance(node, Dir):
+        copyup.directory(state, node)
+    else:
+        copyup.metadata(state, node)
+    return _source(node)
+
+
+def _on_disk(state: State, name: bytes) -> str | None:
+    """Return the name an attribute has on disk, or None if users may not see it."""
+    text = os.fsdecode(name)
+    marks = state.layers[0].xattrs
+    if state.config.noxattrs or (state.config.noacl and text in {xattr.ACCESS_ACL, xattr.DEFAULT_ACL}):
+        return None
+    stored = marks.on_disk(text)
+    if len(os.fsencode(stored)) > _NAME_MAX:
+        return None
+    return None if marks.is_private(stored) else stored
+
+
+def getxattr(state: State, node: Node, name: bytes) -> bytes:
+    """Return one attribute.
+
+    Raises:
+        OSError: ENODATA, it is not set; EOPNOTSUPP, the layer has none of this kind.
+    """
+    stored = _on_disk(state, name)
+    if stored is None:
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+    return xattr.require(_source(node), stored)
+
+
+def listxattr(state: State, node: Node) -> list[bytes]:
+    """Return the names that users may see."""
+    marks = state.layers[0].xattrs
+    found = xattr.names(_source(node))
+    return [
+        os.fsencode(marks.shown(stored))
+        for stored in found
+        if not marks.is_private(stored) and _on_disk(state, os.fsencode(marks.shown(stored))) is not None
+    ]
+
+
+def setxattr(state: State, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+    """Set one attribute; *flags* is os.XATTR_CREATE, os.XATTR_REPLACE or 0."""
+    state.writable()
+    stored = _on_disk(state, name)
+    if stored is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if flags and isinstance(node, File):
+        _check_flags(node, stored, flags)
+    xattr.set(_target(state, node), stored, value, flags)
+
+
+def _check_flags(node: File, stored: str, flags: int) -> None:
+    """Refuse before a copy-up what would be refused after it."""
+    is_set = xattr.get(_source(node), stored) is not None
+    if flags & os.XATTR_CREATE and is_set:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    if flags & os.XATTR_REPLACE and not is_set:
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+
+def removexattr(state: State, node: Node, name: bytes) -> None:
+    """Remove one attribute.
+
+    Raises:
+        OSError: ENODATA, it is not set; then nothing is copied up.
+    """
+    state.writable()
+    stored = _on_disk(state, name)
+    if stored is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if not node_is_upper(node):
+        xattr.require(_source(node), stored)
+    xattr.remove(_target(state, node), stored)
+
+
+def node_is_upper(node: Node) -> bool:
+    if isinstance(node, Dir):
+        return node.upper is not None
+    return node.is_upper

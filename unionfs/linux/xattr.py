@@ -1,0 +1,98 @@
+"""Extended attributes of an open file or of ``at.proc_path(dirfd, name)``; symlinks are not followed.
+
+Names are ``str`` decoded as file names are (``os.fsencode`` gives the bytes back): they need not be
+UTF-8. Reading, setting and copying go through the ``xattr`` library. The one exception is `names`,
+which lookups call for every directory: the library asks the kernel twice and then builds the list,
+3.6 µs against 0.9 (measured on tmpfs, CPython 3.11).
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Final
+
+import xattr
+
+__all__ = ["ACCESS_ACL", "CAPABILITY", "DEFAULT_ACL", "NOT_SET", "copy", "get", "names", "remove", "require", "set"]
+
+NOT_SET: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
+"""Answers, not failures: the attribute is not there, or the filesystem has none at all."""
+
+ACCESS_ACL: Final = "system.posix_acl_access"
+DEFAULT_ACL: Final = "system.posix_acl_default"
+CAPABILITY: Final = "security.capability"
+
+_TRIES: Final = 4
+
+Target = int | bytes
+
+
+def names(target: Target) -> list[str]:
+    """List the attributes; empty if there are none or the filesystem has none."""
+    try:
+        if isinstance(target, int):
+            return os.listxattr(target)
+        return os.listxattr(target, follow_symlinks=False)
+    except OSError as exc:
+        if exc.errno in NOT_SET:
+            return []
+        raise
+
+
+def get(target: Target, name: str) -> bytes | None:
+    """Return one attribute, or None if it is not set or the filesystem has none."""
+    try:
+        return require(target, name)
+    except OSError as exc:
+        if exc.errno in NOT_SET:
+            return None
+        raise
+
+
+def require(target: Target, name: str) -> bytes:
+    """Return one attribute.
+
+    Raises:
+        OSError: ENODATA, it is not set; EOPNOTSUPP, the filesystem has none of this kind.
+    """
+    for tries_left in reversed(range(_TRIES)):  # the library asks for the size first; the value may grow in between
+        try:
+            return bytes(xattr.getxattr(target, name, symlink=not isinstance(target, int)))
+        except OSError as exc:
+            if exc.errno != errno.ERANGE or not tries_left:
+                raise
+    raise AssertionError
+
+
+def set(target: Target, name: str, value: bytes, flags: int = 0) -> None:  # noqa: A001 - the syscall's verb
+    """Set one attribute; *flags* is os.XATTR_CREATE, os.XATTR_REPLACE or 0."""
+    xattr.setxattr(target, name, value, options=flags << 1, symlink=not isinstance(target, int))
+
+
+def remove(target: Target, name: str) -> None:
+    """Remove one attribute.
+
+    Raises:
+        OSError: ENODATA, it is not set.
+    """
+    xattr.removexattr(target, name, symlink=not isinstance(target, int))
+
+
+def copy(source: Target, target: Target, is_left_out: Callable[[str], bool]) -> None:
+    """Give *target* the attributes of *source*, except those that *is_left_out* names.
+
+    Raises:
+        OSError: an ACL or a ``security.*`` attribute could not be kept. Others that *target*'s
+            filesystem does not know are dropped, as the kernel's overlayfs drops them.
+    """
+    for name in names(source):
+        if is_left_out(name):
+            continue
+        value = get(source, name)
+        if value is None:
+            continue
+        try:
+            set(target, name, value)
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP or name.startswith(("security.", "system.posix_acl_")):
+                raise
