@@ -37,12 +37,12 @@ _ALIASES: Final = {"index.docker.io": DEFAULT_REGISTRY, "registry-1.docker.io": 
 
 
 def is_registry(text: str) -> bool:
-    """True for ``HOST`` or ``HOST:PORT``, an IPv6 address in brackets included."""
+    """Return whether *text* is ``HOST`` or ``HOST:PORT``, an IPv6 address in brackets included."""
     return _REGISTRY.fullmatch(text) is not None
 
 
 def canonical(registry: str) -> str:
-    """The one name that a registry of several has in references."""
+    """Return the one name that a registry of several has in references."""
     return _ALIASES.get(registry, registry)
 
 
@@ -124,7 +124,7 @@ class Reference:
         return self.familiar_name + self._suffix()
 
     def pinned(self, digest: Digest) -> "Reference":
-        """The same name, bound to one content."""
+        """Return the same name, bound to one content."""
         return replace(self, digest=digest)
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ class Reference:
 
 
 def _split_tag(text: str) -> tuple[str, str | None]:
-    """A colon after the last slash starts a tag; one before it starts a port."""
+    """Split at a colon after the last slash: it starts a tag, one before it a port."""
     head, colon, tail = text.rpartition(":")
     if not colon or "/" in tail:
         return text, None
@@ -144,7 +144,7 @@ def _split_tag(text: str) -> tuple[str, str | None]:
 
 
 def _split_registry(name: str) -> tuple[str, str]:
-    """The first component is a registry if it could not be a repository of docker.io.
+    """Take the first component for a registry if it could not be a repository of docker.io.
 
     Source: ``splitDockerDomain``: a dot, a colon, an upper-case letter, or ``localhost``.
     """
