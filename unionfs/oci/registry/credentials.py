@@ -1,0 +1,240 @@
+"""Docker's credentials: read where docker, podman-docker and CI systems already wrote them.
+
+    $DOCKER_CONFIG/config.json, else ~/.docker/config.json
+      credHelpers   {"registry": NAME}     the program docker-credential-NAME knows this one
+      credsStore    NAME                   ... knows all the others
+      auths         {"registry": {"auth": base64("user:password")}}
+
+They are asked in this order; a helper that is named but not installed is an error and not an
+anonymous request, because "access denied" would hide the cause. What ``login`` writes goes where
+docker would write it, every key we do not know is kept, and the file is replaced in one rename.
+
+Source: github.com/docker/cli ``cli/config``; github.com/docker/docker-credential-helpers.
+"""
+
+import base64
+import binascii
+import json
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from unionfs.errors import ConfigError
+from unionfs.oci.reference import DEFAULT_REGISTRY, canonical
+
+__all__ = ["Credential", "DockerConfig", "config_path", "server_key"]
+
+_HUB: Final = "https://index.docker.io/v1/"
+"""docker.io's key in the file and for the helpers."""
+
+_TOKEN_USER: Final = "<token>"  # noqa: S105  a marker of the protocol, not a secret
+"""The username under which a helper hands out an identity token."""
+
+_NOT_FOUND: Final = "credentials not found"
+_HELPER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_HELPER_SECONDS: Final = 60
+"""A helper may ask its user to unlock a key ring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """Either a name and a password, or an identity token for the token server."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+    def basic(self) -> str:
+        """The value of an ``Authorization`` header."""
+        pair = f"{self.username}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode()
+
+
+def config_path() -> Path:
+    folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
+    return Path(folder, "config.json")
+
+
+def server_key(host: str) -> str:
+    """How docker's file names a registry or an API host."""
+    return _HUB if canonical(host) == DEFAULT_REGISTRY else host
+
+
+@dataclass(slots=True)
+class DockerConfig:
+    """One config.json. ``content`` is the whole file, keys we do not know included."""
+
+    path: Path
+    content: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> "DockerConfig":
+        """Read the file; a missing one is an empty one.
+
+        Raises:
+            ConfigError: the file is there, but cannot be understood.
+        """
+        path = path or config_path()
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return cls(path)
+        except ValueError as exc:
+            raise ConfigError(f"{path}: not JSON: {exc}; correct or remove it") from None
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: not a JSON object; correct or remove it")
+        return cls(path, content)
+
+    def get(self, host: str) -> Credential | None:
+        """The credentials for ``HOST[:PORT]``, or None. May run a helper program."""
+        key = server_key(host)
+        helper = self._helper(key)
+        found = _ask_helper(helper, key) if helper else None
+        return found or self._written(key)
+
+    def store(self, host: str, credential: Credential) -> str:
+        """Remember *credential*; return where, in words for the user."""
+        key = server_key(host)
+        if helper := self._helper(key):
+            _run_helper(helper, "store", _helper_entry(key, credential))
+            self._auths()[key] = {}  # docker lists what it is logged in to from here
+        else:
+            self._auths()[key] = _written_entry(credential)
+        self._save()
+        return f"credential helper {helper}" if helper else str(self.path)
+
+    def erase(self, host: str) -> bool:
+        """Forget the credentials for *host*; False if there were none."""
+        key = server_key(host)
+        known = self._find(key)
+        helper = self._helper(key)
+        held = bool(helper and _ask_helper(helper, key))
+        if helper and held:
+            _run_helper(helper, "erase", key)
+        for name in known:
+            del self._auths()[name]
+        if known:
+            self._save()
+        return bool(known) or held
+
+    def _helper(self, key: str) -> str | None:
+        helpers = self.content.get("credHelpers") or {}
+        name = helpers.get(key) or helpers.get(_host(key)) or self.content.get("credsStore")
+        if name and not _HELPER_NAME.fullmatch(str(name)):
+            raise ConfigError(f"{self.path}: not a credential helper's name: {name!r}")
+        return str(name) if name else None
+
+    def _auths(self) -> dict[str, Any]:
+        auths = self.content.setdefault("auths", {})
+        if not isinstance(auths, dict):
+            raise ConfigError(f"{self.path}: auths is not an object; correct or remove it")
+        return auths
+
+    def _find(self, key: str) -> list[str]:
+        """The names under which *key* is written: exact first, then as some URL of its host."""
+        exact = [name for name in self._auths() if name == key]
+        return exact + [name for name in self._auths() if name != key and _host(name) == _host(key)]
+
+    def _written(self, key: str) -> Credential | None:
+        for name in self._find(key):
+            entry = self._auths()[name]
+            credential = _read_entry(entry, self.path) if isinstance(entry, dict) else None
+            if credential:
+                return credential
+        return None
+
+    def _save(self) -> None:
+        target = Path(os.path.realpath(self.path))  # a link into a dotfiles tree stays a link
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".config-", delete=False) as out:
+            try:
+                out.write(json.dumps(self.content, indent="\t").encode() + b"\n")
+                out.flush()
+                os.fsync(out.fileno())
+                os.rename(out.name, target)  # mode 0600, as mkstemp made it
+            except BaseException:
+                os.unlink(out.name)
+                raise
+
+
+def _host(key: str) -> str:
+    """The host of a key, which may be a URL of any API version."""
+    host = re.sub(r"^https?://", "", key).split("/", 1)[0]
+    return canonical(host)
+
+
+def _read_entry(entry: dict[str, Any], path: Path) -> Credential | None:
+    token = entry.get("identitytoken")
+    if token:
+        return Credential(identity_token=str(token))
+    if entry.get("auth"):
+        try:
+            pair = base64.b64decode(str(entry["auth"]), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            raise ConfigError(f"{path}: an 'auth' is not base64; log in again") from None
+        username, colon, password = pair.partition(":")
+        if not colon:
+            raise ConfigError(f"{path}: an 'auth' is not USER:PASSWORD; log in again")
+        return Credential(username, password.rstrip("\0"))
+    if entry.get("username"):
+        return Credential(str(entry["username"]), str(entry.get("password", "")))
+    return None
+
+
+def _written_entry(credential: Credential) -> dict[str, str]:
+    if credential.identity_token:
+        return {"identitytoken": credential.identity_token}
+    return {"auth": credential.basic().removeprefix("Basic ")}
+
+
+def _helper_entry(key: str, credential: Credential) -> str:
+    token = credential.identity_token
+    name, secret = (_TOKEN_USER, token) if token else (credential.username, credential.password)
+    return json.dumps({"ServerURL": key, "Username": name, "Secret": secret})
+
+
+def _ask_helper(name: str, key: str) -> Credential | None:
+    answer = _run_helper(name, "get", key)
+    if answer is None:
+        return None
+    try:
+        entry = json.loads(answer)
+        username, secret = str(entry["Username"]), str(entry["Secret"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"docker-credential-{name} get: the answer is not what it should be") from None
+    if not username and not secret:
+        return None
+    if username == _TOKEN_USER:
+        return Credential(identity_token=secret)
+    return Credential(username, secret)
+
+
+def _run_helper(name: str, verb: str, text: str) -> str | None:
+    """Run a helper and return its stdout; None for its one answer that means "I have none"."""
+    program = f"docker-credential-{name}"
+    try:
+        done = subprocess.run(
+            [program, verb],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=_HELPER_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{program} is not installed, but docker's config.json wants it; "
+            "install it, or remove credsStore/credHelpers there"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{program} {verb}: no answer in {_HELPER_SECONDS} s") from None
+    if done.returncode == 0:
+        return done.stdout
+    said = (done.stdout.strip() or done.stderr.strip()).splitlines()
+    if said and _NOT_FOUND in said[0]:
+        return None
+    raise ConfigError(f"{program} {verb}: {said[0] if said else f'status {done.returncode}'}")
