@@ -1,0 +1,197 @@
+"""An image from a registry into the store: its manifests, its configuration, its layers.
+
+    tag ─resolve─> digest ─manifest─> [index ─choose─> manifest] ─> configuration ─> layers, in parallel
+
+From the first digest on, every step names the next by digest and size, and whoever hands it over is
+checked against both; only the meaning of a tag is taken on trust, from hosts with the right to say
+it. What the store already has is not asked for again, so a second pull costs one request.
+
+Nothing here unpacks a layer or names an image in the store: `arrived` is called for each layer as
+soon as it is whole, so that the caller can unpack one while others are on their way.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from unionfs.errors import ImageError
+from unionfs.oci.digest import Digest
+from unionfs.oci.model import (
+    INDEX_TYPES,
+    Descriptor,
+    ImageConfig,
+    Manifest,
+    media_type_of,
+    parse_config,
+    parse_index,
+    parse_manifest,
+)
+from unionfs.oci.platforms import Platform, choose, host_platform
+from unionfs.oci.reference import Reference
+from unionfs.oci.registry.client import Client, Document
+from unionfs.oci.registry.credentials import DockerConfig
+from unionfs.oci.registry.download import claimed, download
+from unionfs.oci.registry.failures import Patience, one_error
+from unionfs.oci.registry.mirrors import Registries, Right
+from unionfs.oci.registry.observer import Observer
+from unionfs.oci.registry.trail import Trail
+from unionfs.oci.store import MAX_DOCUMENT, BlobStore, SizeMismatch
+
+__all__ = ["Pull", "Pulled"]
+
+PARALLEL: Final = 4
+"""Layers under way at once: enough to fill a line of long round trips; docker has 3, podman 6."""
+
+MAX_NESTING: Final = 3
+"""Indexes in indexes; nobody builds more than one in one."""
+
+
+async def _ignore(_layer: Descriptor) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """An image whose every blob is in the store."""
+
+    reference: Reference
+    root: Descriptor
+    """What the reference means: a manifest, or the index it was chosen from."""
+    descriptor: Descriptor
+    """The manifest for the platform."""
+    manifest: Manifest
+    config: ImageConfig
+    received: int
+    """Bytes that came over the network for configuration and layers."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Pull:
+    """One pull: what is wanted, from where, and where it goes."""
+
+    reference: Reference
+    store: BlobStore
+    registries: Registries
+    docker: DockerConfig
+    platform: Platform | None = None
+    """None: this machine's; an image of another one is taken, with a warning, if it has no other."""
+    observer: Observer = field(default_factory=Observer)
+    arrived: Callable[[Descriptor], Awaitable[None]] = _ignore
+    """Called once for each different layer that is in the store, in any order."""
+
+    async def run(self) -> Pulled:
+        """Pull.
+
+        Raises:
+            RegistryError: no host that may be asked has it.
+            ImageError: what the reference means is no image, or none for this platform.
+        """
+        attempts = self.registries.attempts(self.reference)
+        async with Trail(attempts, self.docker, self.observer) as trail:
+            digest = self.reference.digest or await self._resolve(trail)
+            root, content = await self._document(trail, digest)
+            descriptor, content = await self._chosen(trail, root, content)
+            manifest = parse_manifest(content)
+            first, config = await self._config(trail, manifest)
+            others = await self._layers(trail, manifest)
+        return Pulled(
+            reference=self.reference,
+            root=root,
+            descriptor=descriptor,
+            manifest=manifest,
+            config=config,
+            received=first + others,
+        )
+
+    async def _resolve(self, trail: Trail) -> Digest:
+        tag = self.reference.wanted
+
+        async def ask(client: Client, patience: Patience) -> Digest:
+            return await patience.through(lambda: client.resolve(tag))
+
+        return await trail.first(Right.RESOLVE, f"resolve {self.reference.familiar}", ask)
+
+    async def _document(self, trail: Trail, digest: Digest, promised: int | None = None) -> tuple[Descriptor, bytes]:
+        """Return a manifest or index, from the store or a host."""
+
+        async def ask(client: Client, patience: Patience) -> Document:
+            document = await patience.through(lambda: client.manifest(digest))
+            if promised is not None and len(document.content) != promised:
+                raise SizeMismatch(digest, promised, len(document.content))
+            return document
+
+        if self.store.has(digest):
+            document = Document(await trio.to_thread.run_sync(self.store.get, digest), None)
+        else:
+            document = await trail.first(Right.PULL, f"manifest {digest.short}", ask)
+            await trio.to_thread.run_sync(self.store.put, document.content)
+        kind = media_type_of(document.content, document.media_type)
+        return Descriptor(media_type=kind, digest=digest, size=len(document.content)), document.content
+
+    async def _chosen(self, trail: Trail, root: Descriptor, content: bytes) -> tuple[Descriptor, bytes]:
+        """Go down from an index to the manifest for the platform."""
+        found = root
+        for _ in range(MAX_NESTING):
+            if found.media_type not in INDEX_TYPES:
+                return found, content
+            wanted = choose(parse_index(content).manifests, self.platform or host_platform())
+            found, content = await self._document(trail, wanted.digest, wanted.size)
+        raise ImageError(f"{self.reference.familiar}: indexes nested more than {MAX_NESTING} deep")
+
+    async def _config(self, trail: Trail, manifest: Manifest) -> tuple[int, ImageConfig]:
+        if manifest.config.size > MAX_DOCUMENT:
+            raise ImageError(f"its configuration is larger than {MAX_DOCUMENT} bytes")
+        received = await self._blob(trail, manifest.config, "configuration")
+        config = parse_config(await trio.to_thread.run_sync(self.store.get, manifest.config.digest))
+        if len(config.rootfs.diff_ids) != len(manifest.layers):
+            raise ImageError(
+                f"the manifest has {len(manifest.layers)} layers, its configuration {len(config.rootfs.diff_ids)}"
+            )
+        self._check_platform(config)
+        return received, config
+
+    def _check_platform(self, config: ImageConfig) -> None:
+        """An index was chosen from by platform; a manifest alone must be looked at."""
+        have = Platform(os=config.os, architecture=config.architecture, variant=config.variant)
+        wanted = self.platform or host_platform()
+        if (have.os, have.architecture) == (wanted.os, wanted.architecture):
+            return
+        if self.platform:
+            raise ImageError(f"{self.reference.familiar} is for {have}, not for {wanted}; try: --platform {have}")
+        self.observer.warn(f"{self.reference.familiar} is for {have}, this machine is {wanted}")
+
+    async def _layers(self, trail: Trail, manifest: Manifest) -> int:
+        layers = list({layer.digest: layer for layer in manifest.layers}.values())
+        limit = trio.CapacityLimiter(PARALLEL)
+        received = 0
+
+        async def one(layer: Descriptor) -> None:
+            nonlocal received
+            async with limit:
+                count = await self._blob(trail, layer, "layer")
+            received += count
+            await self.arrived(layer)
+
+        for layer in layers:
+            self.observer.begin(layer.digest, layer.size)
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                for layer in layers:
+                    nursery.start_soon(one, layer)
+        return received
+
+    async def _blob(self, trail: Trail, blob: Descriptor, what: str) -> int:
+        """Bring one blob into the store; return the bytes that came over the network."""
+
+        async def ask(client: Client, patience: Patience) -> int:
+            return await download(blob, client, patience, self.store, self.observer)
+
+        async with claimed(self.store, blob, self.observer):
+            if self.store.has(blob.digest):
+                self.observer.end(blob.digest, "already here")
+                return 0
+            received = await trail.first(Right.PULL, f"{what} {blob.digest.short}", ask)
+        self.observer.end(blob.digest, "done")
+        return received
