@@ -1,0 +1,141 @@
+"""One blob, from the store to a registry: taken over, or sent whole, or sent on.
+
+    there already? ─> taken over from a repository of the same registry? ─> POST, PATCH, PUT
+                                                                  small: POST, PUT
+
+The bytes go out in one chunk, as docker sends them, because that is what every registry takes;
+a chunk that breaks off is followed by one with the rest, from where the registry says it stands.
+What is read is hashed on the way, so that a damaged store is noticed before its content is given
+the name, and the registry's name for it is compared.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import BinaryIO, Final
+
+import trio
+
+from unionfs.oci.digest import CHUNK, Digest, DigestMismatch
+from unionfs.oci.model import Descriptor
+from unionfs.oci.registry.client import Client, Upload
+from unionfs.oci.registry.failures import NotNow, Patience, Refused
+from unionfs.oci.registry.observer import Observer
+from unionfs.oci.store import BlobStore, SizeMismatch
+
+__all__ = ["upload"]
+
+SMALL: Final = CHUNK
+"""Bytes up to which a blob goes out in one request."""
+
+MAX_SOURCES: Final = 3
+"""Repositories that are offered to take a blob over from, before it is sent."""
+
+
+async def upload(
+    blob: Descriptor, client: Client, store: BlobStore, observer: Observer, sources: Sequence[str] = ()
+) -> int:
+    """See to it that the repository holds *blob*; return how many bytes had to be sent.
+
+    *sources* are repositories of the same registry that may hold it.
+
+    Raises:
+        MissingBlob, DigestMismatch, SizeMismatch: the store does not hold what its name says.
+        NotNow, Refused: the registry does not take it.
+    """
+    patience = Patience(observer.note)
+    if await patience.through(lambda: client.has_blob(blob.digest)):
+        observer.end(blob.digest, "already there")
+        return 0
+    session = await _begin(blob, client, patience, observer, sources)
+    if session is None:
+        return 0
+    with await trio.to_thread.run_sync(store.open, blob.digest) as file:
+        await _send(blob, client, patience, session, _Source(file, blob, observer))
+    observer.end(blob.digest, "sent")
+    return blob.size
+
+
+async def _begin(
+    blob: Descriptor, client: Client, patience: Patience, observer: Observer, sources: Sequence[str]
+) -> Upload | None:
+    """Begin an upload; None if the registry took the blob over from elsewhere."""
+    for source in sources[:MAX_SOURCES]:
+        try:
+            session = await patience.through(partial(client.start_upload, blob.digest, source))
+        except Refused as exc:  # no right to read there is no reason not to write here
+            observer.note(f"{blob.digest.short}: not taken over from {source}: {exc}")
+            continue
+        if session is None:
+            observer.end(blob.digest, f"taken over from {source}")
+            return None
+        observer.note(f"{blob.digest.short}: {source} has it not")
+        return session
+    return await patience.through(client.start_upload)
+
+
+async def _send(blob: Descriptor, client: Client, patience: Patience, session: Upload, source: "_Source") -> None:
+    if blob.size <= SMALL:
+        content = await source.all()
+        await client.finish(session, blob.digest, content)
+        return
+    start = 0
+    while True:
+        try:
+            session = await client.send(session, partial(source.chunks, start), start, blob.size)
+            break
+        except NotNow as failure:
+            await patience.after(failure, progress=source.offset - start)
+            session, start = await _resume(client, patience, session)
+    source.check()
+    await client.finish(session, blob.digest)
+
+
+async def _resume(client: Client, patience: Patience, session: Upload) -> tuple[Upload, int]:
+    """Return where the upload stands; a new one at 0 if the registry has forgotten it."""
+    try:
+        return await patience.through(lambda: client.received(session))
+    except Refused:
+        again = await patience.through(client.start_upload)
+        return again or session, 0
+
+
+class _Source:
+    """A blob's bytes from the store, hashed once however often they are read."""
+
+    def __init__(self, file: BinaryIO, blob: Descriptor, observer: Observer) -> None:
+        self._file = file
+        self._blob = blob
+        self._observer = observer
+        self._hasher = hashlib.sha256()
+        self._hashed = 0
+        self.offset = 0
+        """Where reading stands."""
+
+    async def all(self) -> bytes:
+        content = b"".join([chunk async for chunk in self.chunks(0)])
+        self.check()
+        return content
+
+    async def chunks(self, start: int) -> AsyncIterator[bytes]:
+        self._file.seek(start)
+        self.offset = start
+        while chunk := await trio.to_thread.run_sync(self._read):
+            yield chunk
+            self._observer.at(self._blob.digest, self.offset)
+
+    def _read(self) -> bytes:
+        chunk = self._file.read(CHUNK)
+        end = self.offset + len(chunk)
+        if end > self._hashed:
+            self._hasher.update(chunk[self._hashed - self.offset :])
+            self._hashed = end
+        self.offset = end
+        return chunk
+
+    def check(self) -> None:
+        if self._hashed != self._blob.size:
+            raise SizeMismatch(self._blob.digest, self._blob.size, self._hashed)
+        got = Digest.from_hex(self._hasher.hexdigest())
+        if got != self._blob.digest:
+            raise DigestMismatch(self._blob.digest, got)
