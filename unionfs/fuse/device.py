@@ -10,6 +10,7 @@ Source: Linux Documentation/filesystems/fuse/fuse.rst; libfuse lib/mount.c, _FUS
 
 import errno
 import os
+import select
 import socket
 import stat
 import subprocess
@@ -40,6 +41,9 @@ class Device:
         self._privileged = privileged
         self._keeper = keeper
         """Our end of the socket on which fusermount3 waits; None without auto_unmount."""
+        shown = self._topmost()
+        self._number = shown.device if shown is not None else None
+        """The mount's st_dev; None if the helper mounted where we cannot see it."""
 
     @classmethod
     def mount(cls, mountpoint: Path, options: "MountOptions") -> "Device":
@@ -59,9 +63,14 @@ class Device:
     def unmount(self) -> None:
         """Take the mount out of the tree; if files are open, they are cut off.
 
+        Nothing happens if somebody else was faster. What is mounted there now may already be the next
+        union: container engines mount again while the daemon of the last one is still on its way out.
+
         Raises:
-            OSError: it is not mounted there (EINVAL), or not ours to unmount.
+            OSError: it is not ours to unmount.
         """
+        if not self._is_in_the_tree():
+            return
         if not self._privileged:
             command = [HELPER, "-u", "-q", "-z", "--", os.fspath(self._mountpoint)]
             subprocess.run(command, check=False, capture_output=True)
@@ -73,6 +82,21 @@ class Device:
             if exc.errno != errno.EBUSY:
                 raise
             kernel.umount(target, MNT_FORCE | kernel.MNT_DETACH)
+
+    def _topmost(self) -> kernel.Mount | None:
+        """Return what is visible on the mountpoint."""
+        place = os.path.realpath(self._mountpoint.parent) + "/" + self._mountpoint.name
+        found = [mount for mount in kernel.mounts() if mount.mountpoint == place.replace("//", "/")]
+        return found[-1] if found else None
+
+    def _is_in_the_tree(self) -> bool:
+        """Return whether our mount, and no other, is what is visible on the mountpoint."""
+        poller = select.poll()
+        poller.register(self.fd, 0)
+        if any(events & select.POLLERR for _, events in poller.poll(0)):  # the kernel has ended the connection
+            return False
+        shown = self._topmost()
+        return shown is not None and shown.device == self._number
 
     def close(self) -> None:
         os.close(self.fd)
