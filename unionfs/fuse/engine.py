@@ -34,7 +34,10 @@ class Engine(Protocol):
         """Answer requests, under trio, until the mount is gone; when cancelled, `unmount` first."""
 
     def unmount(self) -> None:
-        """Take the mount out of the tree if it is still there, open files or not."""
+        """Take the mount out of the tree if it is still there, open files or not.
+
+        While `serve` runs it is called in another thread: the kernel may want something written first.
+        """
 
     def statistics(self) -> dict[str, int]:
         """Return counts since the mount was made, by a name for people."""

@@ -1,0 +1,238 @@
+"""The life of one mount: open the union, mount, serve, unmount, close; and what happens meanwhile.
+
+    check the mountpoint -> open the union -> mount -> serve --> report that it answers
+                                                        |
+              SIGTERM, SIGINT, SIGHUP, or an umount --> unmount -> close the union -> remove the record
+
+A signal takes the mount out of the tree at once, open files or not: who asks a daemon to end wants
+it to end, and nothing is lost, because a write was in the upper layer before it was answered.
+SIGUSR1 reports the counts: on stderr in the foreground, else in the log and beside the record.
+
+A layer in use by a mount that is just ending is waited for: container engines unmount and mount
+again within milliseconds, and the old daemon may still be on its way out.
+"""
+
+import errno
+import json
+import logging
+import os
+import resource
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from unionfs.core.config import Config
+from unionfs.core.mountoptions import MountOptions
+from unionfs.errors import LayerInUse, MountError
+from unionfs.fuse import state
+from unionfs.fuse.engine import Engine, choose
+from unionfs.linux.mount import mounts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import trio
+
+    from unionfs.core.union import Union
+
+__all__ = ["Session", "check_mountpoint"]
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 10.0
+"""How long a layer that another daemon holds is waited for, while no mount of it is in the tree."""
+
+POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One mount that was asked for."""
+
+    config: Config
+    options: MountOptions
+    mountpoint: Path
+    log_file: Path | None = None
+    """Where the log goes; None is stderr."""
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serve the mount until it ends; call *ready* once it answers requests.
+
+        Raises:
+            UnionFSError: it could not be mounted; nothing is left.
+        """
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to count
+        os.umask(0)  # modes come from whoever asks
+        _raise_file_limit()
+        check_mountpoint(self.mountpoint, self.config)
+        union = _open_union(self.config)
+        try:
+            engine = choose(self.options.engine)(union, self.mountpoint, self.options)
+            engine.mount()
+            try:
+                _Served(self, union, engine, ready).run()
+            finally:
+                engine.unmount()
+        finally:
+            union.close()
+
+
+class _Served:
+    """A mount from the moment at which it is made: the engine, the signals and the record beside it."""
+
+    def __init__(self, session: Session, union: "Union", engine: Engine, ready: Callable[[], None]) -> None:
+        self._session = session
+        self._union = union
+        self._engine = engine
+        self._ready = ready
+        self._records = state.own_directory()
+
+    def run(self) -> None:
+        import trio  # noqa: PLC0415 - half of the time to a mount; errors before this line come sooner
+
+        try:
+            trio.run(self._main)
+        except ExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            self._forget()
+
+    async def _main(self) -> None:
+        import trio  # noqa: PLC0415
+
+        watched = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        with trio.open_signal_receiver(*watched) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._obey, signals, nursery.cancel_scope)
+                nursery.start_soon(self._announce)
+                await self._engine.serve()
+                nursery.cancel_scope.cancel()
+
+    async def _obey(self, signals: "AsyncIterator[int]", everything: "trio.CancelScope") -> None:
+        import trio  # noqa: PLC0415
+
+        async for number in signals:
+            if number != signal.SIGUSR1:
+                await trio.to_thread.run_sync(self._engine.unmount)
+                everything.cancel()
+                return
+            self._report_counts()
+
+    async def _announce(self) -> None:
+        """Say that the mount is ready, once it has answered a request."""
+        import trio  # noqa: PLC0415
+
+        try:
+            found = await trio.to_thread.run_sync(os.stat, self._session.mountpoint, abandon_on_cancel=True)
+        except OSError as exc:
+            raise MountError(
+                f"{self._session.mountpoint}: the mount does not answer; because of {exc.strerror}"
+            ) from exc
+        self._remember(found.st_dev)
+        self._ready()
+
+    def _remember(self, device: int) -> None:
+        config = self._session.config
+        record = state.Record(
+            pid=os.getpid(),
+            started=state.started(os.getpid()) or 0,
+            mountpoint=os.path.realpath(self._session.mountpoint),
+            device=f"{os.major(device)}:{os.minor(device)}",
+            engine=self._engine.name,
+            lower=[os.path.realpath(path) for path in config.lower],
+            data_only=[os.path.realpath(path) for path in config.data_only],
+            upper=os.path.realpath(config.upper) if config.upper else None,
+            work=os.path.realpath(config.work) if config.work else None,
+            read_only=config.read_only,
+            log=os.fspath(self._session.log_file) if self._session.log_file else None,
+        )
+        if self._records is not None:
+            with suppress(OSError):  # a full /run is no reason to have no mount
+                record.write(self._records)
+
+    def _report_counts(self) -> None:
+        counts = {"union": self._union.stats(), "requests": self._engine.statistics()}
+        line = json.dumps(counts)
+        if self._session.log_file is None:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - what SIGUSR1 is for
+        else:
+            log.info("counts: %s", line)
+        if self._records is not None:
+            with suppress(OSError):
+                state.replace(state.statistics_file(self._records, os.getpid()), line)
+
+    def _forget(self) -> None:
+        if self._records is not None:
+            for path in self._records.glob(f"{os.getpid()}.*"):
+                path.unlink(missing_ok=True)
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the first plain exception of a group of groups."""
+    exc = group.exceptions[0]
+    return _first(exc) if isinstance(exc, ExceptionGroup) else exc
+
+
+def _raise_file_limit() -> None:
+    """Every open file of a user is one of ours, and directories are kept open as well."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def check_mountpoint(mountpoint: Path, config: Config) -> None:
+    """Refuse a place that cannot be mounted on, or that would make the union read itself.
+
+    Mounting on a layer itself is allowed, as with the kernel's overlayfs: the layer was opened
+    before, so it is reached below the mount. A place inside a layer would be walked into.
+
+    Raises:
+        MountError: why not, and what to do.
+    """
+    try:
+        found = mountpoint.stat()
+    except FileNotFoundError as exc:
+        raise MountError(f"{mountpoint}: there is no such directory to mount on; try: mkdir {mountpoint}") from exc
+    except OSError as exc:
+        if exc.errno != errno.ENOTCONN:
+            raise MountError(f"{mountpoint}: it cannot be mounted on; because of {exc.strerror}") from exc
+        raise MountError(
+            f"{mountpoint}: a mount whose daemon died is still there; try: unionfs umount {mountpoint}"
+        ) from exc
+    if not stat.S_ISDIR(found.st_mode):
+        raise MountError(f"{mountpoint}: it cannot be mounted on; because it is not a directory")
+    place = os.path.realpath(mountpoint)
+    for layer in (*config.lower, *config.data_only, config.upper, config.work):
+        if layer is not None and place.startswith(os.path.realpath(layer).rstrip("/") + "/"):
+            raise MountError(
+                f"{mountpoint}: it cannot be mounted on; because it is inside the layer {layer}, and the union would "
+                "contain itself; try: a directory outside of all layers"
+            )
+
+
+def _open_union(config: Config) -> "Union":
+    from unionfs.core.union import Union  # noqa: PLC0415 - errors before this line come sooner
+
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return Union(config, defer=True)
+        except LayerInUse:
+            if _is_mounted(config) or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
+
+
+def _is_mounted(config: Config) -> bool:
+    """Return whether a union over the same upper layer is in the tree of its daemon, and so will stay."""
+    upper = config.upper and os.path.realpath(config.upper)
+    for _, record in state.read_all():
+        if record.upper == upper:
+            with suppress(OSError):
+                return any(mount.device == record.device for mount in mounts(f"/proc/{record.pid}/mountinfo"))
+    return False
