@@ -1,0 +1,88 @@
+"""The command line: which command is meant, and how what it raises is shown.
+
+A command is a module with two functions, ``configure(parser)`` and ``run(args)``. It is imported
+only when it is called: a mount should not wait for the code of an image registry.
+
+Two programs start here. ``unionfs`` takes a command, or else the form that users of mount(8),
+fuse-overlayfs and podman's ``mount_program`` already have: ``unionfs [SOURCE] MOUNTPOINT -o ...``.
+``unionfs-overlay`` has only that form, so a path to it can stand where one binary is asked for.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, cast
+
+from unionfs.cli.exitcodes import Exit, describe
+
+__all__ = ["COMMANDS", "Command", "main", "overlay"]
+
+COMMANDS: Final = {
+    "mount": ("unionfs.cli.mount", "stack directories and mount them as one"),
+    "umount": ("unionfs.cli.umount", "unmount"),
+    "mounts": ("unionfs.cli.mounts", "list what is mounted"),
+    "doctor": ("unionfs.cli.doctor", "check what this machine can do, and say what to do about it"),
+}
+"""Name to module and one line for the help."""
+
+
+class Command(Protocol):
+    """What a command's module offers."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments, and its description."""
+
+    def run(self, args: argparse.Namespace) -> Exit:
+        """Do it; errors of `exitcodes.REPORTED` may be raised."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Be the program ``unionfs``; return its exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in {"-h", "--help", "help"}:
+        print(usage(), end="", file=sys.stdout if args else sys.stderr)
+        return Exit.OK if args else Exit.USAGE
+    if args[0] in COMMANDS:
+        return _reported(lambda: _command(args[0], args[1:]))
+    if not args[0].startswith("-") and "/" not in args[0] and len(args) == 1:
+        print(f"unionfs: error: there is no command {args[0]!r}; try: unionfs --help", file=sys.stderr)
+        return Exit.USAGE
+    return overlay(args)
+
+
+def overlay(argv: Sequence[str] | None = None) -> int:
+    """Be the program ``unionfs-overlay``; return its exit status."""
+    from unionfs.cli import overlay as form  # noqa: PLC0415 - commands that do not mount need none of it
+
+    args = list(sys.argv[1:] if argv is None else argv)
+    return _reported(lambda: form.run(args))
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return (
+        "usage: unionfs COMMAND ...\n"
+        "       unionfs [SOURCE] MOUNTPOINT -o lowerdir=A:B,upperdir=U,workdir=W,...\n\n"
+        "commands:\n" + "\n".join(lines) + "\n\n`unionfs COMMAND --help` tells more about one.\n"
+    )
+
+
+def _command(name: str, args: list[str]) -> Exit:
+    command = cast(Command, importlib.import_module(COMMANDS[name][0]))
+    parser = argparse.ArgumentParser(prog=f"unionfs {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.configure(parser)
+    return command.run(parser.parse_args(args))
+
+
+def _reported(run: Callable[[], Exit]) -> int:
+    """Run a command; show what it raises, and end as a shell expects it from an interrupt."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        return 130
+    except Exception as exc:  # noqa: BLE001 - a bug is shown as well, with its traceback
+        status, text = describe(exc)
+        print(text, end="", file=sys.stderr)
+        return status

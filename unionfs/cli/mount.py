@@ -1,0 +1,59 @@
+"""Stack directories and mount them as one.
+
+The first --lower is the top of the read-only layers, each further one lies below it. With --upper
+and --work the union is writable: changes go to the upper directory, the layers stay as they are.
+The command returns when the mount answers requests; a daemon serves it from then on.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from unionfs.cli import mounts
+from unionfs.cli.exitcodes import Exit
+from unionfs.cli.start import start
+from unionfs.core.options import Reading, read
+from unionfs.errors import ConfigError
+
+__all__ = ["configure", "run"]
+
+EXAMPLE: Final = """\
+example:
+  unionfs mount --lower app --lower base --upper changes --work scratch /mnt
+  unionfs mount --lower base -o metacopy=on,index=on --upper changes --work scratch /mnt
+  unionfs umount /mnt
+
+Without arguments the command lists what is mounted. `unionfs-overlay --help` shows the form with
+lowerdir=, upperdir= and workdir=; every other option of that form may be given here after -o.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = __doc__, EXAMPLE
+    add = parser.add_argument
+    add("--lower", action="append", default=[], type=Path, metavar="DIR", help="a read-only layer; the top one first")
+    add("--data-only", action="append", default=[], type=Path, metavar="DIR", help="a layer of data for metacopy files")
+    add("--upper", type=Path, metavar="DIR", help="the writable layer")
+    add("--work", type=Path, metavar="DIR", help="an empty directory on the file system of --upper")
+    add("--ro", action="store_true", help="no changes, even with --upper")
+    add("--engine", choices=["auto", "direct", "pyfuse3"], help="who speaks with the kernel")
+    add("-o", dest="options", action="append", default=[], metavar="OPTION,...", help="more options")
+    add("-f", "--foreground", action="store_true", help="stay in the foreground")
+    add("mountpoint", nargs="?", type=Path, help="a directory")
+
+
+def run(args: argparse.Namespace) -> Exit:
+    reading = Reading(lower=list(args.lower), data_only=list(args.data_only))
+    for text in args.options:
+        read(text, reading, strict=True)
+    named = {"upper": args.upper, "work": args.work}
+    reading.union.update({name: path for name, path in named.items() if path is not None})
+    if args.ro:
+        read("ro", reading)
+    if args.engine:
+        read(f"engine={args.engine}", reading)
+    if args.mountpoint is None:
+        if reading == Reading() and not args.foreground:
+            return mounts.show([], as_json=False, stats=False)
+        raise ConfigError("the mountpoint is missing; try: unionfs mount --help")
+    return start(reading, args.mountpoint, foreground=args.foreground)

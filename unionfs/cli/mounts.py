@@ -1,0 +1,145 @@
+"""List what is mounted: where, by which engine, over which layers.
+
+A mount whose daemon died shows the state "dead": every access to it fails until it is unmounted.
+"""
+
+import argparse
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from unionfs.cli.exitcodes import Exit
+from unionfs.cli.render import as_json as render_json
+from unionfs.cli.render import as_table, counts
+from unionfs.fuse import state
+from unionfs.linux import mount as kernel
+
+__all__ = ["Mounted", "configure", "find", "run", "show"]
+
+PATIENCE_S: Final = 2.0
+"""How long a daemon may take to write its counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mounted:
+    """One mount in the tree, and what its daemon recorded about it."""
+
+    mountpoint: str
+    source: str
+    type: str
+    record: state.Record | None
+    records: Path | None
+    """The directory the record was found in."""
+
+    @property
+    def state(self) -> str:
+        """``live``, ``dead`` (its daemon is gone), or ``unknown`` (it lives, but left us no record)."""
+        if self.record is not None:
+            return "live"
+        try:
+            os.stat(self.mountpoint)
+        except OSError as exc:
+            return "dead" if exc.errno == errno.ENOTCONN else "unknown"
+        return "unknown"
+
+    def values(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        known = asdict(self.record) if self.record is not None else {}
+        for name in ("device", "started"):
+            known.pop(name, None)
+        return {**known, "mountpoint": self.mountpoint, "source": self.source, "type": self.type, "state": self.state}
+
+
+def find(mountpoint: Path | None = None) -> list[Mounted]:
+    """Return the mounts of unionfs in the tree, or those on one place; the last one there is the visible one."""
+    records = {record.device: (directory, record) for directory, record in state.read_all()}
+    found = []
+    for mount in kernel.mounts():
+        directory, record = records.get(mount.device, (None, None))
+        if record is None and mount.type != "fuse.unionfs":
+            continue
+        if mountpoint is None or mount.mountpoint == _place(mountpoint):
+            found.append(
+                Mounted(
+                    mountpoint=mount.mountpoint, source=mount.source, type=mount.type, record=record, records=directory
+                )
+            )
+    return found
+
+
+def _place(mountpoint: Path) -> str:
+    """Return the real path of a mountpoint, of which only the last component may not answer."""
+    return os.path.join(os.path.realpath(mountpoint.absolute().parent), mountpoint.name) if mountpoint.name else "/"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.add_argument("--json", action="store_true", help="one JSON array, for scripts")
+    parser.add_argument("--stats", action="store_true", help="ask the daemons what they counted")
+    parser.add_argument("mountpoint", nargs="*", type=Path, help="only these")
+
+
+def run(args: argparse.Namespace) -> Exit:
+    return show(args.mountpoint, as_json=args.json, stats=args.stats)
+
+
+def show(places: Sequence[Path], *, as_json: bool, stats: bool) -> Exit:
+    """Print the mounts, or those on *places*; NOT_FOUND if one of these is none."""
+    found = [mounted for place in places for mounted in find(place)] if places else find()
+    missing = [place for place in places if not find(place)]
+    asked = {mounted.mountpoint: statistics(mounted) for mounted in found} if stats else {}
+    if as_json:
+        values = [{**mounted.values(), **({"stats": asked[mounted.mountpoint]} if stats else {})} for mounted in found]
+        print(render_json(values), end="")
+    else:
+        print(as_table(["MOUNTPOINT", "STATE", "MODE", "ENGINE", "PID", "LAYERS"], [_row(m) for m in found]), end="")
+        for name, numbers in asked.items():
+            print(f"\n{name}")
+            for group, counted in (numbers or {}).items():
+                print(f"  {group}: {counts(counted)}")
+            if numbers is None:
+                print("  the daemon does not answer")
+    for place in missing:
+        print(f"unionfs: error: {place}: no unionfs is mounted there; try: unionfs mounts", file=sys.stderr)
+    return Exit.NOT_FOUND if missing else Exit.OK
+
+
+def _row(mounted: Mounted) -> list[object]:
+    record = mounted.record
+    if record is None:
+        return [mounted.mountpoint, mounted.state, "-", "-", "-", "-"]
+    layers = ":".join([*([record.upper] if record.upper else []), *record.lower])
+    return [mounted.mountpoint, "live", "ro" if record.read_only else "rw", record.engine, record.pid, layers]
+
+
+def statistics(mounted: Mounted) -> dict[str, dict[str, int]] | None:
+    """Return what the daemon has counted so far, or None if it does not answer."""
+    record, directory = mounted.record, mounted.records
+    if record is None or directory is None:
+        return None
+    file = state.statistics_file(directory, record.pid)
+    before = _changed(file)
+    os.kill(record.pid, signal.SIGUSR1)
+    deadline = time.monotonic() + PATIENCE_S
+    while _changed(file) == before:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.005)
+    numbers: dict[str, dict[str, int]] = json.loads(file.read_text(encoding="utf-8"))
+    return numbers
+
+
+def _changed(file: Path) -> tuple[int, int] | None:
+    """Return what changes when *file* is replaced."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns

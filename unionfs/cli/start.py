@@ -1,0 +1,61 @@
+"""From options to a mount that answers: what both forms of the command line end in."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from unionfs.cli.exitcodes import Exit, describe
+from unionfs.core.mountoptions import FLAG_GROUPS
+from unionfs.core.options import Reading, read
+from unionfs.errors import MountError
+from unionfs.linux import mount as kernel
+
+__all__ = ["start"]
+
+LISTED_ONLY: Final = {"relatime"}
+"""Flags that mountinfo shows and that need not be asked for."""
+
+
+def start(reading: Reading, mountpoint: Path, *, foreground: bool) -> Exit:
+    """Mount what *reading* asks for; return when it answers requests, in the foreground when it ended."""
+    options = reading.mount()
+    if options.remount:
+        remount(mountpoint, options.flags)
+        return Exit.OK
+    config = reading.config()
+    for warning in reading.warnings:
+        print(f"unionfs: warning: {warning}", file=sys.stderr)
+    if config.read_only:
+        options = replace(options, flags=(*(word for word in options.flags if word not in {"rw", "ro"}), "ro"))
+
+    from unionfs.fuse import daemon, logfile  # noqa: PLC0415 - a refused option is told without them
+    from unionfs.fuse.session import Session  # noqa: PLC0415
+
+    foreground = foreground or options.foreground
+    log = None if foreground else logfile.place()
+    session = Session(config=config, options=options, mountpoint=mountpoint.absolute(), log_file=log)
+    logfile.start_logging(log, debug=options.debug)
+    if foreground:
+        session.run(lambda: None)
+        return Exit.OK
+    status, text = daemon.daemonize(session.run, describe)
+    sys.stderr.write(text)
+    return Exit(status)
+
+
+def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
+    """Change the flags of the mount on *mountpoint*; those that are not named stay as they are.
+
+    Raises:
+        MountError: nothing is mounted there.
+    """
+    place = str(mountpoint.resolve())
+    found = [mount for mount in kernel.mounts() if mount.mountpoint == place]
+    if not found:
+        raise MountError(f"{mountpoint}: it cannot be remounted; because nothing is mounted there")
+    now = Reading()
+    known = {word for group in FLAG_GROUPS for word in group}
+    read(",".join(word for word in found[-1].options.split(",") if word in known - LISTED_ONLY), now)
+    read(",".join(flags), now)
+    kernel.mount("none", place, "", kernel.MS_REMOUNT | kernel.flag_bits(now.flags.values()), "")
