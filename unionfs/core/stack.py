@@ -1,15 +1,14 @@
 """Open the layers and check that they can be stacked: what may fail, fails here with a sentence.
 
 The upper layer and the work directory are locked as long as the union is open. A union that is just
-being unmounted still holds its locks for a moment; container engines mount again at once, so we wait
-a little before we call the upper layer busy.
+being unmounted still holds its locks for a moment: `LayerInUse` lets the caller wait for that, who
+knows whether there is still a mount of it.
 
 Source: Linux fs/overlayfs/super.c, ovl_get_layers() and ovl_check_overlapping_layers().
 """
 
 import contextlib
 import os
-import time
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +20,11 @@ from unionfs.core.lookup import Rules
 from unionfs.core.nodes import Dir, NodeTable
 from unionfs.core.state import State
 from unionfs.core.upper import Upper, empty_directory, remove_tree
-from unionfs.errors import StackError
+from unionfs.errors import LayerInUse, StackError
 from unionfs.linux import at, fileops, flock, handles, ids, xattr
 
 __all__ = ["close_stack", "open_stack"]
 
-BUSY_SECONDS: Final = 5.0
-"""How long a mount waits for the previous daemon of the same upper layer to exit."""
-
-_BUSY_PAUSE: Final = 0.02
 _MAX_DESCRIPTORS: Final = 16384
 _VOLATILE: Final = (b"incompat", b"volatile")
 
@@ -109,11 +104,10 @@ def _check_writable(upper: Path, upper_fd: int) -> None:
 
 
 def _lock(fd: int, path: Path, option: str) -> None:
-    end = time.monotonic() + BUSY_SECONDS
-    while not flock.lock_descriptor(fd):
-        if time.monotonic() > end:
-            raise StackError(f"{option}: {path} is in use by another union; unmount that one, or use another directory")
-        time.sleep(_BUSY_PAUSE)
+    if not flock.lock_descriptor(fd):
+        raise LayerInUse(
+            f"{option}: {path} is in use by another union; try: unmount that one, or use another directory"
+        )
 
 
 def _check_volatile(base: int, work: Path, upper: Path) -> None:
