@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 BUILD_PACKAGES := libfuse3-dev fuse3 pkg-config gcc libc6-dev python3-dev python3-venv
-TEST_PACKAGES := acl attr e2fsprogs fuse-overlayfs git util-linux
+TEST_PACKAGES := acl attr docker-registry e2fsprogs fuse-overlayfs git openssl skopeo umoci util-linux
 
 # The interpreter to build on, any from 3.11 (PYTHON=... on the command line decides it). A real one: a version
 # manager's shim would cost more at each start than a whole mount, so what it stands for is asked.
