@@ -101,9 +101,9 @@ class DockerConfig:
         key = server_key(host)
         if helper := self._helper(key):
             _run_helper(helper, "store", _helper_entry(key, credential))
-            self._auths()[key] = {}  # docker lists what it is logged in to from here
-        else:
-            self._auths()[key] = _written_entry(credential)
+        # With a helper an empty entry stays behind: docker lists from here what it is logged in to.
+        entry = {} if helper else _written_entry(credential)
+        self.content["auths"] = self._auths() | {key: entry}
         self._save()
         return f"credential helper {helper}" if helper else str(self.path)
 
@@ -115,24 +115,26 @@ class DockerConfig:
         held = bool(helper and _ask_helper(helper, key))
         if helper and held:
             _run_helper(helper, "erase", key)
-        for name in known:
-            del self._auths()[name]
         if known:
+            self.content["auths"] = {name: it for name, it in self._auths().items() if name not in known}
             self._save()
         return bool(known) or held
 
     def _helper(self, key: str) -> str | None:
-        helpers = self.content.get("credHelpers") or {}
+        helpers = self._section("credHelpers")
         name = helpers.get(key) or helpers.get(_host(key)) or self.content.get("credsStore")
         if name and not _HELPER_NAME.fullmatch(str(name)):
             raise ConfigError(f"{self.path}: not a credential helper's name: {name!r}")
         return str(name) if name else None
 
     def _auths(self) -> dict[str, Any]:
-        auths = self.content.setdefault("auths", {})
-        if not isinstance(auths, dict):
-            raise ConfigError(f"{self.path}: auths is not an object; correct or remove it")
-        return auths
+        return self._section("auths")
+
+    def _section(self, key: str) -> dict[str, Any]:
+        section = self.content.get(key) or {}
+        if not isinstance(section, dict):
+            raise ConfigError(f"{self.path}: {key} is not an object; correct or remove it")
+        return section
 
     def _find(self, key: str) -> list[str]:
         """The names under which *key* is written: exact first, then as some URL of its host."""
