@@ -46,7 +46,13 @@ def stat_of(node: Node) -> os.stat_result:
 def _of_file(node: File) -> os.stat_result:
     if node.final is not None:
         return os.fstat(node.opens[0].fd) if node.opens else node.final
-    st = node.place.lstat(node.real)
+    return file_stat(node, node.place.lstat(node.real))
+
+
+def file_stat(node: File, st: os.stat_result) -> os.stat_result:
+    """Show the union's links of an indexed file, and the disk space of data that lie in another layer."""
+    if node.indexed_links is not None:
+        st = replaced(st, st_nlink=node.indexed_links)
     return with_data_blocks(st, node)
 
 

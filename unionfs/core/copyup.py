@@ -20,13 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from unionfs.core import ondisk
+from unionfs.core.index import origin_mark
 from unionfs.core.jobs import Deferred, Job
 from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
-from unionfs.linux import at, filecopy, handles, xattr
+from unionfs.linux import at, filecopy, xattr
 
 __all__ = ["STEPS", "Copy", "copy_up_data", "directory", "file"]
 
@@ -161,7 +161,7 @@ def _directory(upper: Upper, node: Dir) -> None:
     above = node.parent.places[0]
     st = os.fstat(lower.fd())
     copy = Copy(st, at.proc_path(lower.fd(), b"."), -1, 0, upper, upper.temporary())
-    copy.origin = _origin(lower, b".")
+    copy.origin = origin_mark(lower, b"")
     with upper.staged() as copy.temp:
         run(copy)
         _publish(upper, copy, above, node.name)
@@ -209,7 +209,7 @@ def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) ->
     source = node.place.target(node.real)
     copy = Copy(st, source, -1, 0, upper, upper.temporary())
     if st.st_nlink == 1 or hard_links:
-        copy.origin = _origin(node.place, node.real)
+        copy.origin = origin_mark(node.place, node.real)
     if stat.S_ISREG(st.st_mode):
         data_place, data_name = node.data or (node.place, node.real)
         copy.data = at.open_file(data_place.fd(), data_name, os.O_RDONLY)
@@ -239,12 +239,9 @@ def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseExcep
             _swap(state, node, lambda flags: at.open_file(upper.work_fd, copy.temp, flags))
             upper.discard(copy.temp)
         else:
-            above = directory(state, node.parent)
-            if copy.origin is not None:
-                upper.set_impure(above)
-            _publish(upper, copy, above, node.name)
-            node.place, node.real, node.data = above, node.name, None
-            _swap(state, node, lambda flags: at.open_file(above.fd(), node.name, flags))
+            publish(state, upper, copy, node)
+            node.data = None
+            _swap(state, node, lambda flags: at.open_file(node.place.fd(), node.real, flags))
     except BaseException:
         upper.discard(copy.temp)
         raise
@@ -252,6 +249,24 @@ def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseExcep
         copy.close()
     state.counters.copy_ups += 1
     state.counters.copied_bytes += copy.copied
+
+
+def publish(state: State, upper: Upper, copy: Copy, node: File) -> None:
+    """Give a finished copy of *node* its name; one that has more names in its layer goes by the index."""
+    above = directory(state, node.parent)
+    if copy.origin is not None:
+        upper.set_impure(above)
+    index = upper.index
+    if index is not None and copy.st.st_nlink > 1 and copy.origin:
+        entry = copy.origin.hex().encode()
+        at.rename(upper.work_fd, copy.temp, index.place.fd(), entry)
+        index.publish(node, entry, copy.st.st_nlink)
+        before = os.fstat(above.fd())
+        index.link_up(node, above, node.name)
+        os.utime(at.proc_path(above.fd(), b"."), ns=(before.st_atime_ns, before.st_mtime_ns))
+        return
+    _publish(upper, copy, above, node.name)
+    node.place, node.real = above, node.name
 
 
 def _publish(upper: Upper, copy: Copy, above: Place, name: bytes) -> None:
@@ -334,26 +349,15 @@ def metadata(state: State, node: File) -> None:
     if node in state.jobs:
         raise Deferred(state.jobs[node])
     upper = state.writable()
-    above = directory(state, node.parent)
     copy = Copy(st, node.place.target(node.real), -1, 0, upper, upper.temporary(), metadata_only=True)
     if st.st_nlink == 1 or state.config.index:
-        copy.origin = _origin(node.place, node.real)
+        copy.origin = origin_mark(node.place, node.real)
     data = node.data or (node.place, node.real)
     with upper.staged() as copy.temp:
         try:
             run(copy)
         finally:
             copy.close()
-        if copy.origin is not None:
-            upper.set_impure(above)
-        _publish(upper, copy, above, node.name)
-    node.place, node.real, node.data = above, node.name, data
+        publish(state, upper, copy, node)
+    node.data = data
     state.counters.copy_ups += 1
-
-
-def _origin(place: Place, name: bytes) -> bytes | None:
-    """Return the origin mark for a copy of *name*; empty if the filesystem has no handles."""
-    handle = handles.handle_of(place.fd(), b"" if name == b"." else name)
-    if handle is None:
-        return b""
-    return ondisk.encode_origin(handle, place.layer.uuid)

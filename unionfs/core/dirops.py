@@ -207,22 +207,21 @@ def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
     check_name(name)
     copyup.file(state, node)
     upper, place, over_whiteout = _new_place(state, parent, name)
+    if upper.index is not None:
+        upper.index.record(node)
     if over_whiteout:
         with upper.staged() as temp:
             _link(node, upper.work_fd, temp)
             at.rename(upper.work_fd, temp, place.fd(), name)
     else:
         _link(node, place.fd(), name)
-    st = place.lstat(name)
-    if node.is_gone:  # it was made by O_TMPFILE
-        node.final = None
-        node.place, node.real, node.parent, node.name = place, name, parent, name
-        parent.children[name] = node
+    if node.indexed_links is not None:
+        node.indexed_links += 1
     else:
-        state.nodes.add_name(node, parent, name)
         node.place, node.real = place, name
-        state.nodes.set_key(node, (place.layer.fsid, st.st_ino))
-        tell_origin(upper, place, name)
+    state.nodes.add_name(node, parent, name)
+    state.nodes.remember_links(node)
+    tell_origin(upper, place, name)
     return attrs.stat_of(node)
 
 
@@ -247,26 +246,62 @@ def unlink(state: State, parent: Dir, name: bytes) -> None:
     node = find.peek(state, parent, name)
     if isinstance(node, Dir):
         _fail(errno.EISDIR)
-    st = node.place.lstat(node.real) if node.is_upper else None
+    st = before_removal(state, node)
     leaves_whiteout = is_shown(parent.lowers, name)
-    place = copyup.directory(state, parent) if leaves_whiteout else parent.places[0]
-    if st is None:
-        st = node.place.lstat(node.real)
-        upper.put_whiteout(place, name)
+    if not is_in_upper(node, parent, name):
+        upper.put_whiteout(copyup.directory(state, parent), name)
     elif leaves_whiteout:
-        upper.replace_by_whiteout(place, name)
+        upper.replace_by_whiteout(parent.places[0], name)
     else:
-        os.unlink(name, dir_fd=place.fd())
+        os.unlink(name, dir_fd=parent.places[0].fd())
     forget_name(state, node, parent, name, st)
+
+
+def is_in_upper(node: File, parent: Dir, name: bytes) -> bool:
+    """Tell whether the upper layer has *name*, one of the names of *node*, in *parent*."""
+    place = parent.upper
+    if place is None or (node.place is place and node.real == name):
+        return place is not None
+    return place.find(name) is not None
+
+
+def before_removal(state: State, node: Node) -> os.stat_result:
+    """Make ready for the removal of one of *node*'s names; return its attributes.
+
+    A lower file with several names is copied up into the index first: only there can be kept how
+    many of them are left.
+    """
+    if isinstance(node, Dir):
+        return os.fstat(node.places[0].fd())
+    st = node.place.lstat(node.real)
+    index = state.upper.index if state.upper is not None else None
+    if index is not None:
+        if st.st_nlink > 1 and not node.is_upper:
+            copyup.file(state, node)
+        index.record(node)
+    return st
 
 
 def forget_name(state: State, node: Node, parent: Dir, name: bytes, st: os.stat_result) -> None:
     """Note in the tables that *name* is gone from the disk; *st* are the attributes it had before."""
     left = st.st_nlink - 1 if isinstance(node, File) and node.is_upper else 0
+    if isinstance(node, File) and node.indexed_links is not None:
+        left = _count_down(state, node)
     state.nodes.unlink(node, parent, name, attrs.replaced(st, st_nlink=left))
     if isinstance(node, File) and not node.is_gone and (node.real, node.place) == (name, parent.places[0]):
         node.real, node.place = node.name, node.parent.places[0]
     state.nodes.drop_if_unused(node)
+
+
+def _count_down(state: State, node: File) -> int:
+    """Take one from the links of an indexed file; with the last one its entry goes."""
+    index = state.upper.index if state.upper is not None else None
+    node.indexed_links = left = (node.indexed_links or 1) - 1
+    if index is not None and left:
+        index.record(node)
+    elif index is not None:
+        index.drop(node)
+    return left
 
 
 def rmdir(state: State, parent: Dir, name: bytes) -> None:
@@ -277,7 +312,7 @@ def rmdir(state: State, parent: Dir, name: bytes) -> None:
         _fail(errno.ENOTDIR)
     if readdir.has_names(state, node):
         _fail(errno.ENOTEMPTY)
-    st = os.fstat(node.places[0].fd())
+    st = before_removal(state, node)
     was_upper = node.upper is not None
     leaves_whiteout = is_shown(parent.lowers, name)
     place = copyup.directory(state, parent) if leaves_whiteout else parent.places[0]

@@ -42,6 +42,8 @@ def lookup(state: State, parent: Dir, name: bytes) -> tuple[Node, os.stat_result
         raise FileNotFoundError(errno.ENOENT, _ENOENT)
     node = _node(state, parent, name, found)
     node.lookups += 1
+    if isinstance(node, File) and node.indexed_links is not None:
+        return node, attrs.stat_of(node)  # what was found may be an older, lower name of it
     return node, _shown(node, found.st)
 
 
@@ -57,7 +59,7 @@ def _search(state: State, parent: Dir, name: bytes) -> Found | None:
 
 def _shown(node: Node, st: os.stat_result) -> os.stat_result:
     """Return what a stat of a node just found shows, without asking the disk again."""
-    return attrs.directory_stat(node, st) if isinstance(node, Dir) else attrs.with_data_blocks(st, node)
+    return attrs.directory_stat(node, st) if isinstance(node, Dir) else attrs.file_stat(node, st)
 
 
 def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
@@ -68,17 +70,31 @@ def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
         state.nodes.add(node)
         return node
     place, st = found.place, found.st
-    key = (place.layer.fsid, st.st_ino) if st.st_nlink > 1 and place.layer.writable else None
-    if key is not None:
-        known = state.nodes.hard_link(key)
-        if known is not None:
-            state.nodes.add_name(known, parent, name)
-            return known
-    file = File(parent, name, file_number(state, place, st, found.origin), place, found.real)
+    ino = file_number(state, place, st, found.origin)
+    has_links = st.st_nlink > 1 and (place.layer.writable or state.config.index)
+    known = state.nodes.linked(ino) if has_links else None
+    if known is not None:
+        state.nodes.add_name(known, parent, name)
+        if known.indexed_links is None:
+            known.place, known.real = place, found.real
+        return known
+    file = File(parent, name, ino, place, found.real)
     file.data = found.data
-    state.nodes.set_key(file, key)
+    if has_links:
+        state.nodes.remember_links(file)
+        _attach_index(state, file, found)
     state.nodes.add(file)
     return file
+
+
+def _attach_index(state: State, file: File, found: Found) -> None:
+    """Let a file whose other hard link was copied up be that copy."""
+    index = state.upper.index if state.upper is not None else None
+    if index is None or found.place is None:
+        return
+    entry = index.entry_for(found.origin or b"") if file.is_upper else index.find(found.place, found.real)
+    if entry is not None:
+        index.attach(file, entry, found.st.st_nlink)
 
 
 def directory_number(places: list[Place], top: os.stat_result) -> int:

@@ -41,11 +41,11 @@ class Inode:
         self.lookups = 0
         """How often the kernel was told of it, less what it has forgotten."""
         self.final: os.stat_result | None = None
-        """Set once it has no name any more: the attributes it had, with no links."""
+        """Set once it has no name any more: the attributes it had, with the links that are left."""
 
     @property
     def is_gone(self) -> bool:
-        """True once its last name was removed."""
+        """True once the last of its names that the union knows was removed."""
         return self.final is not None
 
 
@@ -53,7 +53,7 @@ class Inode:
 class File(Inode):
     """Anything but a directory."""
 
-    __slots__ = ("data", "key", "links", "opens", "place", "real")
+    __slots__ = ("data", "indexed_links", "is_linked", "links", "opens", "place", "real")
 
     def __init__(self, parent: "Dir", name: bytes, ino: int, place: Place, real: bytes) -> None:
         super().__init__(parent, name, ino)
@@ -65,8 +65,10 @@ class File(Inode):
         """Where its data are, if only its attributes were copied up."""
         self.opens: list[OpenFile] | None = None
         """Its open files; None if there are none."""
-        self.key: tuple[int, int] | None = None
-        """Filesystem and real inode number, if it has several names there."""
+        self.is_linked = False
+        """True if the table also finds it by its inode number, because it has several names."""
+        self.indexed_links: int | None = None
+        """How many names the union has for it, upper and lower ones; None if it is not in the index."""
         self.links: dict[tuple[Dir, bytes], None] | None = None
         """All its names that the union has seen; None as long as it is one."""
 
@@ -119,13 +121,13 @@ Node = File | Dir
 
 @final
 class NodeTable:
-    """Every node the kernel knows, by node id; hard links also by what they are on disk."""
+    """Every node the kernel knows, by node id; hard links also by inode number."""
 
-    __slots__ = ("_by_id", "_by_real", "_next", "root")
+    __slots__ = ("_by_id", "_linked", "_next", "root")
 
     def __init__(self, root: Dir) -> None:
         self._by_id: dict[int, Node] = {}
-        self._by_real: dict[tuple[int, int], File] = {}
+        self._linked: dict[int, File] = {}
         self._next = _PRIVATE
         self.root = root
         root.nodeid = ROOT_ID
@@ -168,21 +170,21 @@ class NodeTable:
         self._by_id[nodeid] = node
         node.parent.children[node.name] = node
 
-    def hard_link(self, key: tuple[int, int]) -> File | None:
-        """Return the node of a file that has several names on disk, if one of them was seen."""
-        return self._by_real.get(key)
+    def linked(self, ino: int) -> File | None:
+        """Return the node of a file that has several names, if one of them was seen; *ino* is the union's number."""
+        return self._linked.get(ino)
 
-    def set_key(self, node: File, key: tuple[int, int] | None) -> None:
-        """Note what *node* is on disk: filesystem and inode number, or None if it has one name only."""
-        if node.key is not None and self._by_real.get(node.key) is node:
-            del self._by_real[node.key]
-        node.key = key
-        if key is not None:
-            self._by_real[key] = node
+    def remember_links(self, node: File) -> None:
+        """Note that *node* has, or may get, several names that must all lead to it."""
+        node.is_linked = True
+        self._linked[node.ino] = node
 
     def add_name(self, node: File, parent: Dir, name: bytes) -> None:
         """Note that *node* is *name* in *parent* as well."""
-        if node.links is None:
+        if node.final is not None:  # it was made without a name, or has lost all that were known
+            node.final = None
+            node.links = {}
+        elif node.links is None:
             node.links = {(node.parent, node.name): None}
         node.links[parent, name] = None
         node.parent, node.name = parent, name
@@ -210,7 +212,8 @@ class NodeTable:
             for parent, name in node.links or ((node.parent, node.name),):
                 if parent.children.get(name) is node:
                     del parent.children[name]
-            self.set_key(node, None)
+            if node.is_linked and self._linked.get(node.ino) is node:
+                del self._linked[node.ino]
             for parent, _ in node.links or ():
                 if parent is not node.parent:
                     self.drop_if_unused(parent)
@@ -229,8 +232,7 @@ class NodeTable:
             if node.links:
                 node.parent, node.name = next(iter(node.links))
                 return
-        if final.st_nlink == 0 or isinstance(node, Dir):
-            node.final = final
+        node.final = final
 
     def move(self, node: Node, old: tuple[Dir, bytes], new: tuple[Dir, bytes]) -> None:
         """Note that *node* has the name *new* instead of *old*."""

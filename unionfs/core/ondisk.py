@@ -68,7 +68,7 @@ Source: redirect_max, fs/overlayfs/dir.c.
 
 _ORIGIN: Final = struct.Struct("<BBBBB16s")
 _ORIGIN_MAGIC: Final = 0xFB
-_BIG_ENDIAN, _ANY_ENDIAN = 1, 2
+_BIG_ENDIAN, _ANY_ENDIAN, _PATH_UPPER = 1, 2, 4
 _METACOPY: Final = struct.Struct("<BBBB")
 
 
@@ -173,10 +173,11 @@ def decode_metacopy(value: bytes) -> Metacopy:
     return Metacopy(algorithm, value[_METACOPY.size :])
 
 
-def encode_origin(handle: FileHandle, uuid: bytes) -> bytes:
-    """Write down which lower file an upper one was copied from; *uuid* names the lower's filesystem."""
+def encode_origin(handle: FileHandle, uuid: bytes, *, of_upper: bool = False) -> bytes:
+    """Write down which file is meant; *uuid* names its filesystem, *of_upper* says that it is in the upper layer."""
     size = _ORIGIN.size + len(handle.data)
-    return _ORIGIN.pack(0, _ORIGIN_MAGIC, size, 0, handle.type, uuid) + handle.data
+    flags = _PATH_UPPER if of_upper else 0
+    return _ORIGIN.pack(0, _ORIGIN_MAGIC, size, flags, handle.type, uuid) + handle.data
 
 
 def decode_origin(value: bytes) -> tuple[FileHandle, bytes] | None:

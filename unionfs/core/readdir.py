@@ -18,7 +18,7 @@ from typing import Final, final
 from unionfs.core import find, inos, ondisk
 from unionfs.core.layer import Place
 from unionfs.core.lookup import search
-from unionfs.core.nodes import Dir, File
+from unionfs.core.nodes import Dir
 from unionfs.core.request import DirEntry
 from unionfs.core.state import State
 
@@ -128,9 +128,7 @@ def _number(state: State, node: Dir, name: bytes) -> int:
         for place in found.dirs:
             place.close()
         return number
-    key = (found.place.layer.fsid, found.st.st_ino)
-    link: File | None = state.nodes.hard_link(key) if found.place.layer.writable else None
-    return link.ino if link else find.file_number(state, found.place, found.st, found.origin)
+    return find.file_number(state, found.place, found.st, found.origin)
 
 
 def has_names(state: State, node: Dir) -> bool:

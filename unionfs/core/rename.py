@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from unionfs.core import copyup, dirops, find, ondisk, readdir
+from unionfs.core.index import Index
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
 from unionfs.core.nodes import Dir, File, Node
@@ -113,7 +114,7 @@ def _replace(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[E
     from_place = copyup.directory(state, old.parent)
     to_place = copyup.directory(state, new.parent)
     there = to_place.find(new.name)
-    removed = None if target is None else _attributes(target)
+    removed = None if target is None else dirops.before_removal(state, target)
     if there is not None and stat.S_ISDIR(there.st_mode) and any(True for _ in to_place.child(new.name).scan()):
         upper.clear(to_place, new.name)
     leaves_whiteout = is_shown(old.parent.lowers, old.name)
@@ -128,13 +129,6 @@ def _replace(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[E
     if target is not None and removed is not None:
         dirops.forget_name(state, target, new.parent, new.name, removed)
     _moved(state, node, old, new, to_place)
-
-
-def _attributes(target: Node) -> os.stat_result:
-    """Return the attributes of what is about to be replaced."""
-    if isinstance(target, File):
-        return target.place.lstat(target.real)
-    return os.fstat(target.places[0].fd())
 
 
 def _rename_with_whiteout(upper: Upper, from_place: Place, old: bytes, to_place: Place, new: bytes) -> None:
@@ -164,6 +158,8 @@ def _lift(state: State, upper: Upper, old: End, node: Node, new: End) -> None:
     """Bring *node* into the upper layer, fit to stand under the name *new*."""
     if isinstance(node, File):
         copyup.file(state, node)
+        if upper.index is not None and node.indexed_links is not None:
+            _link_up(state, upper.index, old, node)
         return
     if not node.lowers:
         if is_shown(new.parent.lowers, new.name) and not node.places[0].opaque:
@@ -175,6 +171,15 @@ def _lift(state: State, upper: Upper, old: End, node: Node, new: End) -> None:
     place = copyup.directory(state, node)
     if redirect is not None:
         upper.set_redirect(place, redirect)
+
+
+def _link_up(state: State, index: Index, old: End, node: File) -> None:
+    """Give an indexed file the name *old* in the upper layer too: only there can it be renamed."""
+    place = copyup.directory(state, old.parent)
+    if place.find(old.name) is None:
+        index.record(node)
+        index.link_up(node, place, old.name)
+        index.record(node)
 
 
 def redirect_of(node: Dir, *, same_parent: bool) -> bytes | None:
@@ -211,5 +216,6 @@ def _moved(state: State, node: Node, old: End, new: End, place: Place) -> None:
     if isinstance(node, Dir):
         node.places[0].parent, node.places[0].name = place, new.name
     else:
-        node.place, node.real = place, new.name
+        if node.indexed_links is None:
+            node.place, node.real = place, new.name
         dirops.tell_origin(state.writable(), place, new.name)

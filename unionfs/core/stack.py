@@ -15,12 +15,13 @@ from typing import Final
 from unionfs.core import find, inos, ondisk
 from unionfs.core.config import Config, Fsync
 from unionfs.core.files import FileTable
+from unionfs.core.index import Index
 from unionfs.core.layer import Descriptors, Layer, Place
 from unionfs.core.lookup import Rules
 from unionfs.core.nodes import Dir, NodeTable
 from unionfs.core.state import State
 from unionfs.core.upper import Upper, empty_directory, remove_tree
-from unionfs.errors import LayerInUse, StackError
+from unionfs.errors import LayerInUse, StackError, StaleLayer
 from unionfs.linux import at, fileops, flock, handles, ids, xattr
 
 __all__ = ["close_stack", "open_stack"]
@@ -43,9 +44,9 @@ def open_stack(config: Config, *, defer: bool) -> State:
         else:
             upper_fd = _open_layer(config.upper, "upperdir", undo)
             _check_overlap(config.upper, config.work, (*config.lower, *config.data_only))
-            work_fd = _open_work(config, config.upper, config.work, upper_fd, undo)
+            base_fd, work_fd = _open_work(config, config.upper, config.work, upper_fd, undo)
             state = _assemble(config, [upper_fd, *fds, *data_fds], has_upper=True)
-            _attach_upper(state, work_fd)
+            _attach_upper(state, base_fd, work_fd)
         state.defer = defer
         undo.pop_all()
         return state
@@ -71,8 +72,8 @@ def _close_quietly(fd: int) -> None:
         os.close(fd)
 
 
-def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: contextlib.ExitStack) -> int:
-    """Lock the upper layer and the work directory; return a descriptor of the empty ``work`` inside it."""
+def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: contextlib.ExitStack) -> tuple[int, int]:
+    """Lock the upper layer and the work directory; return descriptors of it and of the empty ``work`` inside it."""
     base = _open_layer(path, "workdir", undo)
     if os.fstat(base).st_dev != os.fstat(upper_fd).st_dev:
         raise StackError(
@@ -93,7 +94,7 @@ def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: con
     undo.callback(_close_quietly, work)
     if not config.read_only:
         _clean_work(work)
-    return work
+    return base, work
 
 
 def _check_writable(upper: Path, upper_fd: int) -> None:
@@ -177,14 +178,32 @@ def _marks(config: Config) -> ondisk.XattrSet:
     return ondisk.TRUSTED if privileged and not config.userxattr else ondisk.USER
 
 
-def _attach_upper(state: State, work_fd: int) -> None:
+def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
     config = state.config
     upper = Upper(state.layers[0], work_fd, syncs=config.fsync is not Fsync.VOLATILE and _is_on_disk(work_fd))
     if config.volatile and not config.read_only:
         incompat, volatile = _VOLATILE
         os.mkdir(incompat, 0o700, dir_fd=work_fd)
         os.mkdir(incompat + b"/" + volatile, 0o700, dir_fd=work_fd)
+    if config.index:
+        upper.index = _open_index(state, base_fd)
+    upper.base_fd = base_fd
     state.upper = upper
+
+
+def _open_index(state: State, base_fd: int) -> Index:
+    """Open ``workdir/index`` and check that it belongs to these layers."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(b"index", 0o700, dir_fd=base_fd)
+    upper = state.layers[0]
+    index = Index(upper, Place.at_root(upper, at.open_directory(base_fd, b"index"), state.descriptors))
+    try:
+        index.verify(upper.root, state.layers[1].root)
+    except StaleLayer as exc:
+        os.close(index.place.fd())
+        raise StackError(f"upperdir: {upper.path}: {exc.strerror}") from None
+    index.clean()
+    return index
 
 
 _MEMORY_FILESYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
@@ -218,7 +237,10 @@ def close_stack(state: State) -> None:
                 _leave_volatile(state.upper)
             with contextlib.suppress(OSError):
                 empty_directory(state.upper.work_fd)
+        if state.upper.index is not None:
+            os.close(state.upper.index.place.fd())
         os.close(state.upper.work_fd)
+        os.close(state.upper.base_fd)  # and with it goes the lock
     for place in list(state.descriptors.opened):
         place.close()
     for layer in state.layers:

@@ -13,11 +13,14 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
 from unionfs.linux import at, xattr
+
+if TYPE_CHECKING:
+    from unionfs.core.index import Index
 
 __all__ = ["Upper", "empty_directory", "remove_tree"]
 
@@ -28,14 +31,16 @@ _MARK_REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, e
 class Upper:
     """The one layer the union writes to, and its work directory."""
 
-    __slots__ = ("_serial", "_umask", "_whiteout", "can_mknod", "index_fd", "layer", "syncs", "work_fd")
+    __slots__ = ("_serial", "_umask", "_whiteout", "base_fd", "can_mknod", "index", "layer", "syncs", "work_fd")
 
     def __init__(self, layer: Layer, work_fd: int, *, syncs: bool) -> None:
         self.layer = layer
         self.work_fd = work_fd
         """An open, empty directory on the upper's filesystem."""
-        self.index_fd = -1
-        """The index directory, or -1 without index=on."""
+        self.base_fd = -1
+        """The work directory given by the user, in which `work_fd` and the index are; it holds the lock."""
+        self.index: Index | None = None
+        """None without index=on."""
         self.syncs = syncs
         """Data reach the disk before a copy-up is published."""
         self._serial = itertools.count()

@@ -1,0 +1,114 @@
+"""The index: hard links of a lower file stay one file when one of them is copied up (``index=on``).
+
+``workdir/index`` holds a hard link to each copied-up file that has several names in its lower layer.
+The entry is called after the lower file's handle, so from any of the lower names one finds the one
+upper file. The number of links that users see cannot be counted on disk, because some of the names
+are upper and some lower: it is kept as a difference to the real count, written down before each
+change of the real one.
+
+Source: Linux fs/overlayfs/{namei,util,copy_up}.c: ovl_get_index_name(), ovl_nlink_start(), ovl_link_up().
+"""
+
+import contextlib
+import errno
+import os
+from typing import final
+
+from unionfs.core import ondisk
+from unionfs.core.layer import Layer, Place
+from unionfs.core.nodes import File
+from unionfs.errors import StaleLayer
+from unionfs.linux import handles, xattr
+
+__all__ = ["Index", "origin_mark"]
+
+
+def origin_mark(place: Place, name: bytes) -> bytes:
+    """Return the origin mark of *name* in the lower directory *place*; empty where the filesystem has no handles."""
+    handle = handles.handle_of(place.fd(), name)
+    return b"" if handle is None else ondisk.encode_origin(handle, place.layer.uuid)
+
+
+@final
+class Index:
+    """The index directory of an upper layer."""
+
+    __slots__ = ("_marks", "place")
+
+    def __init__(self, layer: Layer, place: Place) -> None:
+        self._marks = layer.xattrs
+        self.place = place
+
+    def verify(self, upper: Place, lower: Place) -> None:
+        """Check that upper and index belong together and to this lower layer; the first mount writes it down.
+
+        Raises:
+            StaleLayer: they remember others.
+        """
+        upper_handle, lower_handle = handles.handle_of(upper.fd()), handles.handle_of(lower.fd())
+        if upper_handle is None or lower_handle is None:
+            raise StaleLayer("index=on needs filesystems with file handles; mount with index=off")
+        origin = ondisk.encode_origin(lower_handle, lower.layer.uuid)
+        self._verify(upper, self._marks.origin, origin, "upperdir was used over another lower layer")
+        own = ondisk.encode_origin(upper_handle, upper.layer.uuid, of_upper=True)
+        self._verify(self.place, self._marks.upper, own, "workdir was used with another upperdir")
+
+    def _verify(self, place: Place, mark: str, expected: bytes, complaint: str) -> None:
+        known = xattr.get(place.fd(), mark)
+        if known is None:
+            xattr.set(place.fd(), mark, expected)
+        elif known != expected:
+            raise StaleLayer(f"{complaint} with index=on; use the one it belongs to, or index=off")
+
+    def clean(self) -> None:
+        """Remove what a crash left: entries that never got their final name, and files nobody else links to."""
+        for entry in list(self.place.scan()):
+            name = os.fsencode(entry.name)
+            st = self.place.find(name)
+            if st is not None and (name.startswith(b"#") or st.st_nlink == 1):
+                with contextlib.suppress(IsADirectoryError):
+                    os.unlink(name, dir_fd=self.place.fd())
+
+    def find(self, place: Place, name: bytes) -> bytes | None:
+        """Return the entry of the lower file *name* in *place*, or None if no link of it was copied up."""
+        mark = origin_mark(place, name)
+        entry = mark.hex().encode()
+        return entry if mark and self.place.find(entry) is not None else None
+
+    def entry_for(self, origin: bytes) -> bytes | None:
+        """Return the entry of a copied-up file with this origin mark, or None if it is not indexed."""
+        entry = origin.hex().encode()
+        return entry if origin and self.place.find(entry) is not None else None
+
+    def attach(self, node: File, entry: bytes, lower_links: int) -> None:
+        """Make *node* the indexed file *entry*; *lower_links* is what the link count falls back to."""
+        real = self.place.lstat(entry).st_nlink
+        mark = xattr.get(self.place.target(entry), self._marks.nlink) or b""
+        node.place, node.real = self.place, entry
+        node.indexed_links = ondisk.decode_nlink(mark, real, lower_links) or max(1, real - 1)
+
+    def publish(self, node: File, entry: bytes, links: int) -> None:
+        """Note that *entry* now holds the copy of *node*, which has as many *links* as its lower file."""
+        xattr.set(self.place.target(entry), self._marks.nlink, ondisk.encode_nlink(links, links, of_upper=False))
+        node.place, node.real = self.place, entry
+        node.indexed_links = links
+
+    def link_up(self, node: File, place: Place, name: bytes) -> None:
+        """Give the indexed file *node* its name in the upper directory *place*."""
+        os.link(node.real, name, src_dir_fd=self.place.fd(), dst_dir_fd=place.fd(), follow_symlinks=False)
+
+    def record(self, node: File) -> None:
+        """Write the link count down relative to the real one: before the real one changes with it, and after."""
+        if node.indexed_links is None:
+            return
+        real = self.place.lstat(node.real).st_nlink
+        mark = ondisk.encode_nlink(node.indexed_links, real, of_upper=True)
+        xattr.set(self.place.target(node.real), self._marks.nlink, mark)
+
+    def drop(self, node: File) -> None:
+        """Remove the entry: the file's last name is gone."""
+        try:
+            os.unlink(node.real, dir_fd=self.place.fd())
+        except OSError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
