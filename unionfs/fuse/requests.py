@@ -1,16 +1,19 @@
 """What each request asks of the union: unwrap, ask, wrap.
 
 A handler takes the node, the body of the request and its header, and returns the body of the reply;
-None where the protocol wants no reply; or a `Job`, when the reply is empty and comes after it.
-Errors are exceptions: an `OSError` is an answer, `Deferred` asks to be called again, anything else
-is a bug. Nothing here reads or writes the device, waits, or decides where a name is.
+None where the protocol wants no reply; a `Job`, when the reply is empty and comes after it; or a
+number, which is an errno so common that an exception would cost more than the request. Otherwise
+errors are exceptions: an `OSError` is an answer, `Deferred` asks to be called again, anything else is
+a bug. Nothing here reads or writes the device, waits, or decides where a name is.
 
-What is not asked for, and why:
+What the union is not asked for, and why:
 
 * Locks (GETLK, SETLK, SETLKW) are not negotiated: the kernel keeps them itself, for all openers of
   an inode, and they survive copy-up because the inode does.
 * FLUSH is answered ENOSYS, once, after which the kernel stops sending it: with no writeback cache
   there is nothing to flush, and one request for each close would be the most frequent of all.
+* security.capability of a file that has none is asked for before the first write after each look at
+  its attributes, so it is the most frequent attribute by far; the union is asked once for each file.
 * ACCESS never comes with default_permissions; BMAP and POLL are for devices.
 """
 
@@ -25,7 +28,6 @@ from unionfs.core.request import Caller, Changes
 from unionfs.fuse import fsioctl, wire
 from unionfs.fuse.protocol import (
     FSYNC_FDATASYNC,
-    GETATTR_FH,
     OPEN_KILL_SUIDGID,
     READDIR_FLAGS,
     SETXATTR_ACL_KILL_SGID,
@@ -44,7 +46,7 @@ __all__ = ["Answer", "Handler", "Head", "Requests"]
 Head = tuple[int, int, int, int, int, int, int, int, int]
 """A decoded `wire.HEADER`."""
 
-Answer = bytes | memoryview | Job | None
+Answer = bytes | memoryview | Job | int | None
 
 Handler = Callable[[int, memoryview, Head], Answer]
 
@@ -53,6 +55,7 @@ COPY_LIMIT: Final = 16 << 20
 
 _DONE: Final = b""
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+_CAPABILITY: Final = b"security.capability"
 _KILL: Final = Changes(kill_priv=True)
 _DOTS: Final = frozenset({b".", b".."})
 _NO_ENTRY: Final = bytes(wire.ENTRY.size)
@@ -68,6 +71,8 @@ class Requests:
         self._attr_valid = int(options.attr_timeout)
         self._negative = wire.negative(int(options.negative_timeout))
         self._setxattr = wire.SETXATTR_EXT if features & Feature.SETXATTR_EXT else wire.SETXATTR
+        self._bare: set[int] = set()
+        """Nodes known to have no security.capability."""
         self._data = memoryview(bytearray(1 << 20))
         self.table: dict[int, Handler] = {Opcode[name.upper()]: getattr(self, name) for name in _HANDLED}
 
@@ -81,19 +86,21 @@ class Requests:
         return self._entry(found)
 
     def forget(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        self._modes.forgotten(nodeid)
-        self._union.forget(nodeid, wire.FORGET.unpack_from(body)[0])
+        self._forget(nodeid, wire.FORGET.unpack_from(body)[0])
         return None
 
     def batch_forget(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
         for nodeid, count in wire.forgets(body):
-            self._modes.forgotten(nodeid)
-            self._union.forget(nodeid, count)
+            self._forget(nodeid, count)
         return None
 
-    def getattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        flags, fh = wire.GETATTR.unpack_from(body)
-        return self._attributes(self._union.getattr(nodeid, fh if flags & GETATTR_FH else None))
+    def _forget(self, nodeid: int, count: int) -> None:
+        self._bare.discard(nodeid)
+        self._modes.forgotten(nodeid)
+        self._union.forget(nodeid, count)
+
+    def getattr(self, nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return self._attributes(self._union.getattr(nodeid))
 
     def setattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         changes, fh = wire.setattr_changes(body)
@@ -154,7 +161,9 @@ class Requests:
         return self._created((node, st), fh, flags, head[4])
 
     def _created(self, entry: "Entry", fh: int, flags: int, uid: int) -> bytes:
-        opened = wire.OPENED.pack(fh, *self._modes.opened(entry[0].nodeid, fh, flags, uid))
+        nodeid = entry[0].nodeid
+        self._bare.add(nodeid)
+        opened = wire.OPENED.pack(fh, *self._modes.opened(nodeid, fh, flags, uid))
         return self._entry(entry) + opened  # in this order: the mode decides how long attributes hold
 
     def open(self, nodeid: int, body: memoryview, head: Head) -> Answer:
@@ -265,7 +274,17 @@ class Requests:
 
     def getxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         (size,) = wire.GETXATTR.unpack_from(body)
-        return _sized(self._union.getxattr(nodeid, wire.name(body[wire.GETXATTR.size :])), size)
+        name = wire.name(body[wire.GETXATTR.size :])
+        if name != _CAPABILITY:
+            return _sized(self._union.getxattr(nodeid, name), size)
+        if nodeid in self._bare:
+            return errno.ENODATA
+        try:
+            return _sized(self._union.getxattr(nodeid, name), size)
+        except OSError as exc:
+            if exc.errno == errno.ENODATA:
+                self._bare.add(nodeid)
+            raise
 
     def listxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         (size,) = wire.GETXATTR.unpack_from(body)
@@ -273,6 +292,7 @@ class Requests:
 
     def setxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         name, value, flags, extra = wire.setxattr(body, self._setxattr)
+        self._bare.discard(nodeid)
         self._union.setxattr(nodeid, name, value, flags)
         if extra & SETXATTR_ACL_KILL_SGID:
             mode = self._union.getattr(nodeid)[1].st_mode

@@ -118,9 +118,13 @@ class Server:
                 self._unhandled(head, body)
                 return
             answer = handler(head[3], body, head)
-            if isinstance(answer, Job):
+            if answer is None:
+                return
+            if isinstance(answer, int):
+                self._fail(head, answer)
+            elif isinstance(answer, Job):
                 self._wait(answer, _Waiting(head, b"", answered_by_job=True))
-            elif answer is not None:
+            else:
                 self._reply(head[2], answer)
         except Deferred as deferred:
             self._wait(deferred.job, _Waiting(head, bytes(body), answered_by_job=False))
