@@ -19,7 +19,7 @@ from unionfs.core.request import NOW, Changes
 from unionfs.core.state import State
 from unionfs.linux import at, fileops
 
-__all__ = ["change", "drop_set_id", "file_flags", "replaced", "set_file_flags", "stat_of"]
+__all__ = ["birth_time_ns", "change", "drop_set_id", "file_flags", "replaced", "set_file_flags", "stat_of"]
 
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 
@@ -180,6 +180,15 @@ def _time(wanted: int | None, current: int, now: int) -> int:
     if wanted is None:
         return current
     return now if wanted == NOW else wanted
+
+
+def birth_time_ns(node: Node) -> int | None:
+    """Return when the topmost file of *node* was made; None if unknown."""
+    if isinstance(node, Dir):
+        return at.birth_time_ns(node.places[0].fd(), b"")
+    if node.is_gone:
+        return at.birth_time_ns(node.opens[0].fd, b"") if node.opens else None
+    return at.birth_time_ns(node.place.fd(), node.real)
 
 
 def file_flags(node: Node) -> int:

@@ -87,6 +87,8 @@ def copy_data(copy: Copy) -> None:
 
 
 def copy_owner(copy: Copy) -> None:
+    if (copy.st.st_uid, copy.st.st_gid) == (copy.upper.uid, copy.upper.gid):
+        return  # as it was made
     os.chown(copy.temp, copy.st.st_uid, copy.st.st_gid, dir_fd=copy.upper.work_fd, follow_symlinks=False)
 
 
@@ -272,6 +274,7 @@ def publish(state: State, upper: Upper, copy: Copy, node: File) -> None:
 def _publish(upper: Upper, copy: Copy, above: Place, name: bytes) -> None:
     """Give the finished copy its name. The directory's times are as before: nothing has changed in it."""
     before = os.fstat(above.fd())
+    above.will_hold(name)
     at.rename(upper.work_fd, copy.temp, above.fd(), name)
     os.utime(at.proc_path(above.fd(), b"."), ns=(before.st_atime_ns, before.st_mtime_ns))
 

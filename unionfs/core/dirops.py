@@ -63,7 +63,9 @@ def _new_place(state: State, parent: Dir, name: bytes) -> tuple[Upper, Place, bo
     if find.is_visible(state, parent, name):
         _fail(errno.EEXIST)
     place = copyup.directory(state, parent)
-    return upper, place, place.find(name) is not None
+    over_whiteout = place.find(name) is not None
+    place.will_hold(name)
+    return upper, place, over_whiteout
 
 
 def make(state: State, parent: Dir, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
@@ -101,7 +103,7 @@ def _make(
         upper.use_umask(caller.umask)
         maker(place.fd(), name, stat.S_IMODE(mode))
         try:
-            _own(place.fd(), name, place, mode, caller)
+            _own(upper, place, name, mode, caller)
         except BaseException:
             upper.remove_directory(place, name) if stat.S_ISDIR(mode) else os.unlink(name, dir_fd=place.fd())
             raise
@@ -118,11 +120,11 @@ def _over_whiteout(upper: Upper, temp: bytes, place: Place, name: bytes, is_dir:
         at.rename(upper.work_fd, temp, place.fd(), name)
 
 
-def _own(dirfd: int, name: bytes, place: Place, mode: int, caller: Caller) -> None:
+def _own(upper: Upper, place: Place, name: bytes, mode: int, caller: Caller) -> None:
     """Give an object, made in its directory by the daemon, to the caller."""
-    uid, gid = os.geteuid(), os.getegid()
-    if caller.uid == uid and caller.gid == gid:
+    if caller.uid == upper.uid and caller.gid == upper.gid:
         return
+    dirfd = place.fd()
     inherits_group = stat.S_ISGID & os.fstat(place.fd()).st_mode
     group = -1 if inherits_group else caller.gid
     os.chown(name, caller.uid, group, dir_fd=dirfd, follow_symlinks=False)
@@ -174,7 +176,7 @@ def create(
         upper.use_umask(caller.umask)
         fd = at.open_file(place.fd(), name, kept | os.O_CREAT | os.O_EXCL, stat.S_IMODE(mode))
         try:
-            _own(place.fd(), name, place, mode, caller)
+            _own(upper, place, name, mode, caller)
         except BaseException:
             os.close(fd)
             os.unlink(name, dir_fd=place.fd())
@@ -190,7 +192,7 @@ def tmpfile(state: State, parent: Dir, mode: int, flags: int, caller: Caller) ->
     upper.use_umask(caller.umask)
     fd = os.open(b"/proc/self/fd/%d" % place.fd(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, stat.S_IMODE(mode))
     try:
-        if (caller.uid, caller.gid) != (os.geteuid(), os.getegid()):
+        if (caller.uid, caller.gid) != (upper.uid, upper.gid):
             inherits_group = stat.S_ISGID & os.fstat(place.fd()).st_mode
             os.fchown(fd, caller.uid, -1 if inherits_group else caller.gid)
         st = os.fstat(fd)
@@ -254,6 +256,7 @@ def unlink(state: State, parent: Dir, name: bytes) -> None:
         upper.replace_by_whiteout(parent.places[0], name)
     else:
         os.unlink(name, dir_fd=parent.places[0].fd())
+        parent.places[0].has_lost(name)
     forget_name(state, node, parent, name, st)
 
 

@@ -38,6 +38,7 @@ class Index:
     def __init__(self, layer: Layer, place: Place) -> None:
         self._marks = layer.xattrs
         self.place = place
+        place.never_learn()
 
     def verify(self, upper: Place, lower: Place) -> None:
         """Check that upper and index belong together and to this lower layer; the first mount writes it down.
@@ -95,6 +96,7 @@ class Index:
 
     def link_up(self, node: File, place: Place, name: bytes) -> None:
         """Give the indexed file *node* its name in the upper directory *place*."""
+        place.will_hold(name)
         os.link(node.real, name, src_dir_fd=self.place.fd(), dst_dir_fd=place.fd(), follow_symlinks=False)
 
     def record(self, node: File) -> None:

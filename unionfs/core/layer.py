@@ -23,6 +23,13 @@ from unionfs.linux import at, xattr
 __all__ = ["Descriptors", "Layer", "Place"]
 
 _CLOSED: Final = -1
+_NEVER: Final = -(1 << 60)
+
+MISSES_TO_LEARN: Final = 3
+"""So many names were asked for in vain before all are read: one listing costs as much as a few misses."""
+
+MAX_NAMES: Final = 4096
+"""A directory with more names is asked for each: a set of them would cost more than it saves."""
 
 
 @final
@@ -69,7 +76,20 @@ class Descriptors:
 class Place:
     """A real directory in one layer. Only its own name and parent are remembered, so it may be moved."""
 
-    __slots__ = ("_fd", "_marked", "cache", "impure", "layer", "name", "opaque", "parent", "redirect", "xwhiteouts")
+    __slots__ = (
+        "_fd",
+        "_marked",
+        "_misses",
+        "cache",
+        "impure",
+        "layer",
+        "name",
+        "names",
+        "opaque",
+        "parent",
+        "redirect",
+        "xwhiteouts",
+    )
 
     def __init__(
         self, layer: Layer, parent: "Place | None", name: bytes, cache: Descriptors, fd: int = _CLOSED
@@ -81,6 +101,9 @@ class Place:
         self.cache = cache
         self._fd = fd
         self._marked = False
+        self._misses = 0
+        self.names: set[bytes] | None = None
+        """Every name that is here, whiteouts too; None as long as that is not known. See `learn`."""
         self.opaque = False
         """Nothing below is to be merged. This and the next three are right once `read_marks` was called."""
         self.xwhiteouts = False
@@ -134,7 +157,46 @@ class Place:
         return at.lstat(self.fd(), name)
 
     def find(self, name: bytes) -> os.stat_result | None:
-        return at.find(self.fd(), name)
+        """Return the attributes of *name*, or None; asks the disk only for names that may be there."""
+        if self.names is None:
+            st = at.find(self.fd(), name)
+            if st is None:
+                self._misses += 1
+                if self._misses == MISSES_TO_LEARN:
+                    self.learn()
+            return st
+        return at.find(self.fd(), name) if name in self.names else None
+
+    def learn(self) -> None:
+        """Read all the names once, so that those that are not here need not be asked for; not of a big directory."""
+        names: set[bytes] = set()
+        for entry in self.scan():
+            names.add(os.fsencode(entry.name))
+            if len(names) > MAX_NAMES:
+                return
+        self.names = names
+
+    def learned(self, names: set[bytes]) -> None:
+        """Take over the names that somebody has just read."""
+        if self.names is None and len(names) <= MAX_NAMES and self._misses >= 0:
+            self.names = names
+
+    def never_learn(self) -> None:
+        """Ask the disk every time: names change without `will_hold` being told."""
+        self.names = None
+        self._misses = _NEVER
+
+    def will_hold(self, name: bytes) -> None:
+        """Note, before it is made, that *name* may be here from now on."""
+        if self.names is not None:
+            self.names.add(name)
+            if len(self.names) > MAX_NAMES:
+                self.never_learn()
+
+    def has_lost(self, name: bytes) -> None:
+        """Note, after it was removed, that *name* is not here any more."""
+        if self.names is not None:
+            self.names.discard(name)
 
     def target(self, name: bytes) -> bytes:
         """Spell a file here for the xattr calls."""
@@ -180,12 +242,14 @@ class Place:
             return None  # as the kernel: an invalid redirect is no redirect
 
     def mark_fresh(self) -> None:
-        """Note that the directory was just made by the union itself: it carries no marks."""
+        """Note that the directory was just made by the union itself: it is empty and carries no marks."""
         self._marked = True
+        self.names = set()
 
     def deletes_below(self, name: bytes) -> bool:
         """Tell whether a ``.wh.`` file here deletes *name* from the layers below."""
-        return at.exists(self.fd(), ondisk.WHITEOUT_PREFIX + name)
+        whiteout = ondisk.WHITEOUT_PREFIX + name
+        return at.exists(self.fd(), whiteout) if self.names is None else whiteout in self.names
 
     def is_whiteout(self, name: bytes, st: os.stat_result) -> bool:
         """Tell whether *name*, a file here with attributes *st*, deletes the name from the layers below."""

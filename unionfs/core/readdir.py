@@ -77,7 +77,9 @@ def _decide(place: Place, decided: dict[bytes, tuple[Place, int, int | None]], a
     Names of directories that a layer above has as a directory too are added to *again*.
     """
     deleted: list[bytes] = []
+    seen: set[bytes] = set()
     for name, entry, kind in _entries(place):
+        seen.add(name)
         if kind is None and name.startswith(ondisk.WHITEOUT_PREFIX):
             deleted.append(name[len(ondisk.WHITEOUT_PREFIX) :])
             continue
@@ -86,6 +88,7 @@ def _decide(place: Place, decided: dict[bytes, tuple[Place, int, int | None]], a
             decided[name] = (place, 0 if kind is None else entry.inode(), kind)
         elif kind == _DIRECTORY and known[2] == _DIRECTORY:
             again[name] = None
+    place.learned(seen)
     for name in deleted:  # after the layer's own entries, which they do not hide
         decided.setdefault(name, (place, 0, None))
 

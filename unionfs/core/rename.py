@@ -118,14 +118,17 @@ def _replace(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[E
     if there is not None and stat.S_ISDIR(there.st_mode) and any(True for _ in to_place.child(new.name).scan()):
         upper.clear(to_place, new.name)
     leaves_whiteout = is_shown(old.parent.lowers, old.name)
+    to_place.will_hold(new.name)
     if isinstance(node, Dir) and there is not None and not stat.S_ISDIR(there.st_mode):
         at.rename(from_place.fd(), old.name, to_place.fd(), new.name, at.RENAME_EXCHANGE)
         if not leaves_whiteout:
             os.unlink(old.name, dir_fd=from_place.fd())
+            from_place.has_lost(old.name)
     elif leaves_whiteout:
         _rename_with_whiteout(upper, from_place, old.name, to_place, new.name)
     else:
         at.rename(from_place.fd(), old.name, to_place.fd(), new.name)
+        from_place.has_lost(old.name)
     if target is not None and removed is not None:
         dirops.forget_name(state, target, new.parent, new.name, removed)
     _moved(state, node, old, new, to_place)

@@ -127,6 +127,10 @@ class Union:
             return node, os.fstat(self._files[fh].fd)
         return node, attrs.stat_of(node)
 
+    def birth_time_ns(self, nodeid: int) -> int | None:
+        """Return when the file that is shown was made, in nanoseconds; None if its layer does not say."""
+        return attrs.birth_time_ns(self._nodes[nodeid])
+
     def setattr(self, nodeid: int, changes: Changes, fh: int | None = None) -> Entry:
         """Change attributes and return the new ones; *fh* is the open file ftruncate was called on."""
         node = self._nodes[nodeid]

@@ -31,10 +31,24 @@ _MARK_REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, e
 class Upper:
     """The one layer the union writes to, and its work directory."""
 
-    __slots__ = ("_serial", "_umask", "_whiteout", "base_fd", "can_mknod", "index", "layer", "syncs", "work_fd")
+    __slots__ = (
+        "_serial",
+        "_umask",
+        "_whiteout",
+        "base_fd",
+        "can_mknod",
+        "gid",
+        "index",
+        "layer",
+        "syncs",
+        "uid",
+        "work_fd",
+    )
 
     def __init__(self, layer: Layer, work_fd: int, *, syncs: bool) -> None:
         self.layer = layer
+        self.uid, self.gid = os.geteuid(), os.getegid()
+        """Whose the objects are that the daemon makes, unless it gives them to somebody."""
         self.work_fd = work_fd
         """An open, empty directory on the upper's filesystem."""
         self.base_fd = -1
@@ -77,6 +91,7 @@ class Upper:
 
     def put_whiteout(self, place: Place, name: bytes) -> None:
         """Make *name*, which is not in the upper directory *place*, a whiteout."""
+        place.will_hold(name)
         try:
             self._link_whiteout(place.fd(), name)
         except PermissionError:
@@ -115,6 +130,7 @@ class Upper:
             temp = self.temporary()
             at.rename(place.fd(), name, self.work_fd, temp)
             self.discard(temp)
+        place.has_lost(name)
 
     def clear(self, place: Place, name: bytes) -> None:
         """Replace the directory *name*, which holds nothing but whiteouts, by an empty opaque one.

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import resource
+import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,6 +18,7 @@ __all__ = [
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "RENAME_WHITEOUT",
+    "birth_time_ns",
     "descriptor_limit",
     "exists",
     "find",
@@ -38,6 +40,11 @@ RENAME_WHITEOUT: Final = 4
 AT_EMPTY_PATH: Final = 0x1000
 _AT_FDCWD: Final = -100
 _AT_SYMLINK_FOLLOW: Final = 0x400
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_STATX_BTIME: Final = 0x800
+_BTIME_OFFSET: Final = 80
+"""Where stx_btime is. Source: struct statx, Linux include/uapi/linux/stat.h."""
+
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -65,6 +72,17 @@ def find(dirfd: int, name: bytes) -> os.stat_result | None:
         return os.stat(name, dir_fd=dirfd, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def birth_time_ns(dirfd: int, name: bytes) -> int | None:
+    """Return when *name* was made (*dirfd* itself if empty), in nanoseconds; None if the filesystem does not say."""
+    answer = bytearray(256)
+    flags = _AT_SYMLINK_NOFOLLOW | (0 if name else AT_EMPTY_PATH)
+    _check(_libc.statx(dirfd, name, flags, _STATX_BTIME, (ctypes.c_char * 256).from_buffer(answer)), name)
+    if not int.from_bytes(answer[:4], "little") & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = struct.unpack_from("<qI", answer, _BTIME_OFFSET)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 def exists(dirfd: int, name: bytes) -> bool:
