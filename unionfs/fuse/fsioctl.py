@@ -17,6 +17,8 @@ from unionfs.fuse.wire import IOCTL_DONE, Ioctl
 if TYPE_CHECKING:
     from unionfs.core.union import Union
 
+__all__ = ["answer", "from_xflags", "to_xflags"]
+
 _GETFLAGS: Final = frozenset({0x80086601, 0x80046601})
 """FS_IOC_GETFLAGS and FS_IOC32_GETFLAGS; both mean a word of 32 bits, whatever the number says."""
 _SETFLAGS: Final = frozenset({0x40086602, 0x40046602})
