@@ -96,7 +96,7 @@ fuzz: setup-test  ## the hypothesis tests alone, with many more examples
 
 .PHONY: demo
 demo: setup  ## see it work: three real layers, mounted, entered, changed, explained
-	@$(BIN)/python -m unionfs.cli.demo
+	@$(BIN)/unionfs demo
 
 bench: setup-test  ## the union beside the kernel and its peers: a table, and samples in benchmarks/results (as root)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -7,6 +7,7 @@ changed, explained, unmounted. Everything happens in one temporary directory, wh
 Needs root (for chroot and for whiteouts, which are device nodes); another user is asked for it through sudo.
 """
 
+import argparse
 import contextlib
 import os
 import shlex
@@ -18,11 +19,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
+import unionfs
+from unionfs.cli.exitcodes import Exit
 from unionfs.errors import UnionFSError
 
-__all__ = ["demo", "main"]
+__all__ = ["configure", "demo", "run"]
+
+PROGRAM = (sys.executable, "-m", "unionfs")
+"""What stands for the word ``unionfs`` in the commands that are shown."""
 
 BASE = ("base-files", "dash", "coreutils")
 """The lowest layer: directories and a name for the system, a shell, and programs; with what they depend on."""
@@ -43,25 +48,26 @@ DELETED = "usr/share/doc/hello/copyright"
 """A file of the tools layer that the demo deletes."""
 
 
-def main() -> int:
-    """Run the demo as a program of its own; return its exit status."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+
+
+def run(_: argparse.Namespace) -> Exit:
+    """Run the demo, as root: another user is asked for that right through sudo."""
     if os.geteuid() != 0:
-        become_root()
+        return Exit.FAILED if subprocess.call(sudo()) else Exit.OK
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        demo()
-    except (UnionFSError, OSError) as exc:
-        print(f"\nThe demo failed: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    demo()
+    return Exit.OK
 
 
-def become_root() -> NoReturn:
+def sudo() -> list[str]:
+    """Return the command that runs the demo as root, echoed; UnionFSError without sudo."""
     if shutil.which("sudo") is None:
-        raise SystemExit("unionfs demo: chroot and whiteouts need root: run it as root, or install sudo")
-    command = ["sudo", sys.executable, "-m", "unionfs.cli.demo"]
+        raise UnionFSError("chroot and whiteouts are for root; try: run it as root, or install sudo")
+    command = ["sudo", *PROGRAM, "demo"]
     print(f"$ {shlex.join(command)}", flush=True)
-    raise SystemExit(subprocess.call(command))
+    return command
 
 
 def demo() -> None:
@@ -114,7 +120,8 @@ class Typist:
         self.here = here
         self.environment = {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": str(Path(unionfs.__file__).parents[1]),
             "LC_ALL": "C.UTF-8",
         }
 
@@ -139,7 +146,7 @@ class Typist:
 
     def quietly(self, *command: str, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command,
+            [*PROGRAM, *command[1:]] if command[0] == "unionfs" else command,
             cwd=cwd or self.here,
             env=self.environment,
             check=False,
@@ -230,10 +237,16 @@ def write_inside(typed: Typist) -> None:
     typed.inside("cat /home/new/file", "something")
 
     heading("What the upper layer holds now")
-    for entry in sorted((typed.here / "upper").rglob("*")):
-        path = str(entry.relative_to(typed.here / "upper"))
-        if not stat.S_ISDIR(entry.lstat().st_mode) or provenance(typed.here, path) == "new":
-            typed.note(f"{entry.relative_to(typed.here)!s:42}{explanation(entry, provenance(typed.here, path))}")
+    upper = typed.here / "upper"
+    for entry in sorted(upper.rglob("*")):
+        path = str(entry.relative_to(upper))
+        lower = next((layer for layer in STACK if os.path.lexists(typed.here / layer / path)), None)
+        if is_whiteout(entry):
+            typed.note(f"upper/{path:36}a whiteout: deletes the one of {lower}")
+        elif lower is None:
+            typed.note(f"upper/{path:36}new")
+        elif not entry.is_dir():
+            typed.note(f"upper/{path:36}copied up from {lower}, then changed")
 
 
 def compare_with_the_kernel(typed: Typist, shown: dict[str, tuple[int, int, int]]) -> None:
@@ -252,19 +265,10 @@ def compare_with_the_kernel(typed: Typist, shown: dict[str, tuple[int, int, int]
 
 
 def provenance(here: Path, path: str) -> str:
-    """Return which lower layer shows *path* under the upper, and what it hides; ``new`` if no layer has it."""
-    having = [layer for layer in STACK if os.path.lexists(here / layer / path)]
-    if not having:
-        return "new"
-    top, *hidden = having
+    """Say which layer *path* comes from, and what that one hides."""
+    top, *hidden = (layer for layer in STACK if os.path.lexists(here / layer / path))
     verb = "deleted by" if is_whiteout(here / top / path) else "from"
-    return f"{verb} {top}" + (f", hides {' and '.join(hidden)}" if hidden else "")
-
-
-def explanation(entry: Path, origin: str) -> str:
-    if is_whiteout(entry):
-        return f"a whiteout: deletes the one {origin}"
-    return "new" if origin == "new" else f"a changed copy of the one {origin}"
+    return f"{verb} {top}" + (f", hides the one of {' and '.join(hidden)}" if hidden else "")
 
 
 def is_whiteout(path: Path) -> bool:
@@ -285,7 +289,3 @@ def fingerprint(tree: Path) -> dict[str, tuple[int, int, int]]:
         path: (entry.st_mode, entry.st_size if stat.S_ISREG(entry.st_mode) else 0, entry.st_mtime_ns)
         for path, entry in found.items()
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "umount": ("unionfs.cli.umount", "unmount"),
     "mounts": ("unionfs.cli.mounts", "list what is mounted"),
     "doctor": ("unionfs.cli.doctor", "check what this machine can do, and say what to do about it"),
+    "demo": ("unionfs.cli.demo", "see a union at work, on layers out of the distribution's packages"),
 }
 """Name to module and one line for the help."""
 
