@@ -25,9 +25,10 @@ import msgspec
 import trio
 
 from unionfs.errors import ConfigError
+from unionfs.oci.registry.bodies import document
 from unionfs.oci.registry.challenge import Challenge, choose, parse
 from unionfs.oci.registry.credentials import Credential, DockerConfig
-from unionfs.oci.registry.failures import NotNow, Refused, is_transient, retry_after
+from unionfs.oci.registry.failures import NotNow, Refused, is_transient, printable, retry_after
 from unionfs.oci.registry.mirrors import Endpoint, Scheme, is_loopback
 
 __all__ = ["Authorizer", "credential_for", "plain_is_allowed"]
@@ -78,7 +79,7 @@ def plain_is_allowed(url: httpx.URL, endpoint: Endpoint, *, encrypted: bool) -> 
     """
     if is_loopback(endpoint.host) and is_loopback(url.host):
         return True
-    same = url.netloc.decode() == endpoint.host
+    same = url.host == httpx.URL(endpoint.url).host
     return same and not encrypted and endpoint.scheme is Scheme.HTTP
 
 
@@ -133,18 +134,26 @@ class Authorizer:
         return self._held
 
     async def _token(self, challenge: Challenge, scopes: Sequence[str], credential: Credential | None) -> _Token:
-        realm = httpx.URL(challenge.parameters["realm"])
-        encrypted = realm.scheme == "https"
-        if not encrypted and not (realm.scheme == "http" and plain_is_allowed(realm, self._endpoint, encrypted=False)):
-            raise Refused(f"{self._endpoint}: its token server has no TLS: {realm}")
+        realm = self._realm(challenge)
         wanted = _scopes(challenge.parameters.get("scope"), scopes)
         service = challenge.parameters.get("service", "")
         request = self._token_request(realm, service, wanted, credential)
         answer = await self._ask_realm(request)
         text = answer.token or answer.access_token
-        if not text or not text.isprintable():
+        if not text or not text.isascii() or not text.isprintable():
             raise Refused(f"{realm}: its answer holds no token")
         return _Token(f"Bearer {text}", time.monotonic() + max(0, answer.expires_in - MARGIN_SECONDS))
+
+    def _realm(self, challenge: Challenge) -> httpx.URL:
+        text = challenge.parameters["realm"]
+        try:
+            realm = httpx.URL(text)
+        except httpx.InvalidURL as exc:
+            raise Refused(f"{self._endpoint}: its token server is no URL: {exc}") from None
+        plain = realm.scheme == "http" and plain_is_allowed(realm, self._endpoint, encrypted=False)
+        if realm.scheme != "https" and not plain:
+            raise Refused(f"{self._endpoint}: its token server has no TLS: {printable(text)}")
+        return realm
 
     def _token_request(
         self, realm: httpx.URL, service: str, scopes: list[str], credential: Credential | None
@@ -173,10 +182,7 @@ class Authorizer:
         where = f"{request.url.scheme}://{request.url.netloc.decode()}{request.url.path}"
         try:
             response = await self._http.send(request, stream=True)
-            try:
-                body = await _bounded(response, where)
-            finally:
-                await response.aclose()
+            body = await document(response, MAX_TOKEN_ANSWER, where)
         except httpx.TransportError as exc:
             raise NotNow(f"{where}: {str(exc) or type(exc).__name__}") from None
         if is_transient(response.status_code):
@@ -206,12 +212,3 @@ def _scopes(named: str | None, ours: Sequence[str]) -> list[str]:
         return [named] if named else list(ours)
     actions = ours[0].rpartition(":")[2]
     return [f"{named.rpartition(':')[0]}:{actions}", *ours[1:]]
-
-
-async def _bounded(response: httpx.Response, where: str) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_TOKEN_ANSWER:
-            raise Refused(f"{where}: its answer is longer than {MAX_TOKEN_ANSWER} bytes")
-    return bytes(body)

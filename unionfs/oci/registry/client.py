@@ -17,8 +17,10 @@ from typing import Final
 import httpx
 import trio
 
+from unionfs.errors import ImageError
 from unionfs.oci.digest import Digest, DigestMismatch
 from unionfs.oci.model import INDEX_TYPES, MANIFEST_TYPES
+from unionfs.oci.registry.bodies import document, raw
 from unionfs.oci.registry.credentials import DockerConfig
 from unionfs.oci.registry.failures import NotNow, Refused
 from unionfs.oci.registry.mirrors import Attempt, Endpoint
@@ -88,7 +90,7 @@ class Client:
             async with self._transport.ask(self._pull(method, f"manifests/{tag}", Accept=ACCEPT)) as response:
                 said = response.headers.get("docker-content-digest")
                 if said:
-                    return Digest(said)
+                    return self._named(said)
                 if method == "GET":
                     return Digest.of(await self._document(response))
         raise AssertionError("unreachable")
@@ -127,7 +129,8 @@ class Client:
             announced = response.headers.get("content-length", "")
             if announced.isdecimal() and start + int(announced) != size:
                 raise SizeMismatch(str(digest), size, start + int(announced))
-            yield Incoming(start, response.aiter_raw())
+            async with raw(response) as chunks:
+                yield Incoming(start, chunks)
 
     async def start_upload(self, mount: Digest | None = None, source: str | None = None) -> Upload | None:
         """Begin an upload; None if the host took *mount* over from its repository *source*."""
@@ -189,6 +192,12 @@ class Client:
         async with self._transport.ask(ask) as response:
             _check_name(response, Digest.of(content))
 
+    def _named(self, said: str) -> Digest:
+        try:
+            return Digest(said)
+        except ImageError as exc:
+            raise Refused(f"{self._transport.endpoint}: {exc}") from None
+
     def _pull(self, method: str, path: str, **headers: str) -> Ask:
         return Ask(
             method=method,
@@ -217,15 +226,9 @@ class Client:
             raise
 
     async def _document(self, response: httpx.Response) -> bytes:
-        body = bytearray()
-        with trio.move_on_after(DOCUMENT_SECONDS) as scope:
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_MANIFEST:
-                    raise Refused(f"{self._transport.endpoint}: a manifest longer than {MAX_MANIFEST} bytes")
-        if scope.cancelled_caught:
-            raise NotNow(f"{self._transport.endpoint}: the manifest did not arrive in {DOCUMENT_SECONDS} s")
-        return bytes(body)
+        with trio.move_on_after(DOCUMENT_SECONDS):
+            return await document(response, MAX_MANIFEST, str(self._transport.endpoint))
+        raise NotNow(f"{self._transport.endpoint}: the manifest did not arrive in {DOCUMENT_SECONDS} s")
 
 
 async def ping(endpoint: Endpoint, config: DockerConfig) -> None:

@@ -25,6 +25,7 @@ import trio
 
 from unionfs.errors import ConfigError
 from unionfs.oci.registry.auth import Authorizer, credential_for, plain_is_allowed
+from unionfs.oci.registry.bodies import document
 from unionfs.oci.registry.credentials import DockerConfig
 from unionfs.oci.registry.failures import NotNow, Refused, is_transient, printable, retry_after
 from unionfs.oci.registry.mirrors import Endpoint, Scheme
@@ -249,14 +250,10 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 async def _reason(response: httpx.Response) -> str:
     """Say why, in the host's words if it has some."""
-    body = bytearray()
     try:
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > _MAX_ERROR_BODY:
-                break
+        body = await document(response, _MAX_ERROR_BODY, "")
         errors = msgspec.json.decode(body, type=_ErrorBody).errors
-    except (httpx.HTTPError, msgspec.MsgspecError, RecursionError):
+    except (httpx.TransportError, Refused, msgspec.MsgspecError, RecursionError):
         errors = []
     said = "; ".join(each.message or each.code for each in errors)
     return printable(said or response.reason_phrase)
