@@ -17,9 +17,9 @@ from unionfs.core import copyup
 from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.request import NOW, Changes
 from unionfs.core.state import State
-from unionfs.linux import at, fileops
+from unionfs.linux import at
 
-__all__ = ["birth_time_ns", "change", "drop_set_id", "file_flags", "replaced", "set_file_flags", "stat_of"]
+__all__ = ["birth_time_ns", "change", "drop_set_id", "replaced", "stat_of"]
 
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 
@@ -189,37 +189,3 @@ def birth_time_ns(node: Node) -> int | None:
     if node.is_gone:
         return at.birth_time_ns(node.opens[0].fd, b"") if node.opens else None
     return at.birth_time_ns(node.place.fd(), node.real)
-
-
-def file_flags(node: Node) -> int:
-    """Return the file flags of chattr(1)."""
-    fd, own = _flags_descriptor(node)
-    try:
-        return fileops.get_flags(fd)
-    finally:
-        if own:
-            os.close(fd)
-
-
-def set_file_flags(state: State, node: Node, flags: int) -> None:
-    """Set the file flags of chattr(1); the node is copied up with its data first."""
-    state.writable()
-    if isinstance(node, Dir):
-        copyup.directory(state, node)
-    else:
-        copyup.file(state, node)
-    fd, own = _flags_descriptor(node)
-    try:
-        fileops.set_flags(fd, flags)
-    finally:
-        if own:
-            os.close(fd)
-
-
-def _flags_descriptor(node: Node) -> tuple[int, bool]:
-    """Return a descriptor the ioctl may be asked on, and whether it must be closed afterwards."""
-    if isinstance(node, Dir):
-        return node.places[0].fd(), False
-    if node.opens:
-        return node.opens[0].fd, False
-    return at.open_file(node.place.fd(), node.real, os.O_RDONLY), True

@@ -26,9 +26,12 @@ from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
-from unionfs.linux import at, filecopy, xattr
+from unionfs.linux import at, filecopy, fileops, xattr
 
 __all__ = ["STEPS", "Copy", "copy_up_data", "directory", "file"]
+
+_KEPT_FLAGS: Final = fileops.FS_APPEND | fileops.FS_IMMUTABLE | fileops.FS_SYNC | fileops.FS_NOATIME
+"""Source: OVL_COPY_FS_FLAGS_MASK and OVL_PROT_FS_FLAGS_MASK, fs/overlayfs/overlayfs.h."""
 
 INLINE_BYTES: Final = 256 << 10
 """Up to here a copy is made at once; handing it to a thread would take longer than the copy."""
@@ -52,6 +55,8 @@ class Copy:
     """The target of a symlink."""
     metadata_only: bool = False
     origin: bytes | None = None
+    flags: int = 0
+    """The source's file flags (chattr) that the copy is to have."""
     target_fd: int = -1
     copied: int = 0
 
@@ -172,12 +177,13 @@ def _directory(upper: Upper, node: Dir) -> None:
     node.places = (place, *node.places)
 
 
-def file(state: State, node: File, size: int | None = None) -> None:
+def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool = False) -> None:
     """Make *node* an upper file, with all its data, or with the first *size* bytes of them.
 
     Raises:
         Deferred: the data take long; complete the job and call again.
-        OSError: the upper layer refused (ENOSPC, EDQUOT, EACCES ...); nothing was published.
+        OSError: the upper layer refused (ENOSPC, EDQUOT, EACCES ...); nothing was published. EPERM: the
+            file is append-only or immutable, and *lifts_flags* does not say that just this is to change.
     """
     if node.place.layer.writable and node.data is None:
         return
@@ -190,6 +196,9 @@ def file(state: State, node: File, size: int | None = None) -> None:
     if not node.is_gone:
         directory(state, node.parent)
     copy = _prepare(upper, node, size, hard_links=state.config.index)
+    if copy.flags & (fileops.FS_APPEND | fileops.FS_IMMUTABLE) and not lifts_flags:
+        copy.close()
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
     _start(state, node, copy, lambda error: _finish(state, upper, node, copy, error))
 
 
@@ -216,11 +225,22 @@ def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) ->
         data_place, data_name = node.data or (node.place, node.real)
         copy.data = at.open_file(data_place.fd(), data_name, os.O_RDONLY)
         copy.size = wanted
+        copy.flags = _flags(copy.data)
         if node.data is None:
             copy.source = copy.data  # a worker may not use the place's descriptor
     elif stat.S_ISLNK(st.st_mode):
         copy.link = os.readlink(node.real, dir_fd=node.place.fd())
     return copy
+
+
+def _flags(fd: int) -> int:
+    """Return the file flags that a copy keeps; 0 where the filesystem has none."""
+    try:
+        return fileops.get_flags(fd) & _KEPT_FLAGS
+    except OSError as exc:
+        if exc.errno not in {errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL}:
+            raise
+        return 0
 
 
 def _prepare_nameless(upper: Upper, node: File, wanted: int) -> Copy:
@@ -243,6 +263,8 @@ def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseExcep
         else:
             publish(state, upper, copy, node)
             node.data = None
+            if copy.flags:
+                fileops.set_flags(copy.target_fd, copy.flags)
             _swap(state, node, lambda flags: at.open_file(node.place.fd(), node.real, flags))
     except BaseException:
         upper.discard(copy.temp)
@@ -276,6 +298,8 @@ def _publish(upper: Upper, copy: Copy, above: Place, name: bytes) -> None:
     before = os.fstat(above.fd())
     above.will_hold(name)
     at.rename(upper.work_fd, copy.temp, above.fd(), name)
+    if upper.syncs_directories:
+        os.fsync(above.fd())
     os.utime(at.proc_path(above.fd(), b"."), ns=(before.st_atime_ns, before.st_mtime_ns))
 
 

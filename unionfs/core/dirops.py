@@ -277,6 +277,8 @@ def before_removal(state: State, node: Node) -> os.stat_result:
     if isinstance(node, Dir):
         return os.fstat(node.places[0].fd())
     st = node.place.lstat(node.real)
+    if not node.is_upper and at.is_protected(node.place.fd(), node.real):
+        _fail(errno.EPERM)
     index = state.upper.index if state.upper is not None else None
     if index is not None:
         if st.st_nlink > 1 and not node.is_upper:

@@ -99,6 +99,8 @@ def _descriptor(node: File, dirfd: int, name: bytes, flags: int, asked: int = 0)
     try:
         return at.open_file(dirfd, name, flags)
     except PermissionError:
+        if asked & os.O_APPEND and not flags & os.O_APPEND:  # it may be append-only (chattr +a)
+            return _descriptor(node, dirfd, name, flags | os.O_APPEND, asked)
         if flags & _ACCESS != os.O_RDWR or asked & _ACCESS != os.O_WRONLY:
             raise
         return at.open_file(dirfd, name, (flags & ~_ACCESS) | os.O_WRONLY)  # ours, but write-only

@@ -185,6 +185,7 @@ def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
         incompat, volatile = _VOLATILE
         os.mkdir(incompat, 0o700, dir_fd=work_fd)
         os.mkdir(incompat + b"/" + volatile, 0o700, dir_fd=work_fd)
+    upper.syncs_directories = config.fsync is Fsync.STRICT
     if config.index:
         upper.index = _open_index(state, base_fd)
     upper.base_fd = base_fd

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, final
 
-from unionfs.core import attrs, dirops, files, find, readdir, xattrs
+from unionfs.core import attrs, dirops, fileflags, files, find, readdir, xattrs
 from unionfs.core import rename as renaming
 from unionfs.core.config import Config
 from unionfs.core.files import OpenFile
@@ -157,11 +157,11 @@ class Union:
 
     def getflags(self, nodeid: int) -> int:
         """Return the file flags of chattr(1) (FS_IOC_GETFLAGS)."""
-        return attrs.file_flags(self._nodes[nodeid])
+        return fileflags.of_node(self._state, self._nodes[nodeid])
 
     def setflags(self, nodeid: int, flags: int) -> None:
         """Set the file flags of chattr(1) (FS_IOC_SETFLAGS)."""
-        attrs.set_file_flags(self._state, self._nodes[nodeid], flags)
+        fileflags.change(self._state, self._nodes[nodeid], flags)
 
     # open files
 

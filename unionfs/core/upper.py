@@ -41,6 +41,7 @@ class Upper:
         "index",
         "layer",
         "syncs",
+        "syncs_directories",
         "uid",
         "work_fd",
     )
@@ -57,6 +58,8 @@ class Upper:
         """None without index=on."""
         self.syncs = syncs
         """Data reach the disk before a copy-up is published."""
+        self.syncs_directories = False
+        """And so does the name, after it."""
         self._serial = itertools.count()
         self._whiteout: bytes | None = None
         self._umask: int | None = None

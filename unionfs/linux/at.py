@@ -22,6 +22,7 @@ __all__ = [
     "descriptor_limit",
     "exists",
     "find",
+    "is_protected",
     "link_descriptor",
     "lstat",
     "open_directory",
@@ -42,6 +43,7 @@ _AT_FDCWD: Final = -100
 _AT_SYMLINK_FOLLOW: Final = 0x400
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_BTIME: Final = 0x800
+_STATX_ATTR_PROTECTED: Final = 0x30
 _BTIME_OFFSET: Final = 80
 """Where stx_btime is. Source: struct statx, Linux include/uapi/linux/stat.h."""
 
@@ -76,13 +78,23 @@ def find(dirfd: int, name: bytes) -> os.stat_result | None:
 
 def birth_time_ns(dirfd: int, name: bytes) -> int | None:
     """Return when *name* was made (*dirfd* itself if empty), in nanoseconds; None if the filesystem does not say."""
-    answer = bytearray(256)
-    flags = _AT_SYMLINK_NOFOLLOW | (0 if name else AT_EMPTY_PATH)
-    _check(_libc.statx(dirfd, name, flags, _STATX_BTIME, (ctypes.c_char * 256).from_buffer(answer)), name)
+    answer = _statx(dirfd, name, _STATX_BTIME)
     if not int.from_bytes(answer[:4], "little") & _STATX_BTIME:
         return None
     seconds, nanoseconds = struct.unpack_from("<qI", answer, _BTIME_OFFSET)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def is_protected(dirfd: int, name: bytes) -> bool:
+    """Tell whether *name* is append-only or immutable (chattr +a, +i)."""
+    return bool(int.from_bytes(_statx(dirfd, name, 0)[8:16], "little") & _STATX_ATTR_PROTECTED)
+
+
+def _statx(dirfd: int, name: bytes, mask: int) -> bytearray:
+    answer = bytearray(256)
+    flags = _AT_SYMLINK_NOFOLLOW | (0 if name else AT_EMPTY_PATH)
+    _check(_libc.statx(dirfd, name, flags, mask, (ctypes.c_char * 256).from_buffer(answer)), name)
+    return answer
 
 
 def exists(dirfd: int, name: bytes) -> bool:

@@ -6,11 +6,16 @@ import os
 import struct
 from typing import Final
 
-__all__ = ["fallocate", "get_flags", "set_flags", "syncfs"]
+__all__ = ["FS_APPEND", "FS_IMMUTABLE", "FS_NOATIME", "FS_SYNC", "fallocate", "get_flags", "set_flags", "syncfs"]
 
 _FS_IOC_GETFLAGS: Final = 0x80086601
 _FS_IOC_SETFLAGS: Final = 0x40086602
 """The file flags of chattr(1). Source: Linux include/uapi/linux/fs.h. The argument is an int."""
+
+FS_SYNC: Final = 0x8
+FS_IMMUTABLE: Final = 0x10
+FS_APPEND: Final = 0x20
+FS_NOATIME: Final = 0x80
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]

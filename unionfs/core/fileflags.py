@@ -1,0 +1,68 @@
+"""The file flags of chattr(1): append-only and immutable files stay so over a copy-up and a remount.
+
+The kernel's overlayfs keeps them in a ``protattr`` mark and enforces them itself. A FUSE server is not
+asked for every name that is removed, so here the upper file carries the real flags as well, and its
+filesystem enforces them; the mark is written too, for the kernel. A file of a lower layer with such
+a flag is not copied up for a change that the flag forbids.
+
+Source: Linux fs/overlayfs/{inode,util,copy_up}.c: ovl_fileattr_set(), ovl_set_protattr(), ovl_copy_fileattr().
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from unionfs.core import copyup
+from unionfs.core.nodes import Dir, Node
+from unionfs.core.state import State
+from unionfs.linux import at, fileops, xattr
+
+__all__ = ["change", "of_node"]
+
+_PROTECTED: Final = fileops.FS_APPEND | fileops.FS_IMMUTABLE
+
+
+@contextlib.contextmanager
+def _descriptor(node: Node) -> Iterator[int]:
+    """A descriptor the ioctl may be asked on."""
+    if isinstance(node, Dir):
+        yield node.places[0].fd()
+    elif node.opens:
+        yield node.opens[0].fd
+    else:
+        fd = at.open_file(node.place.fd(), node.real, os.O_RDONLY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def of_node(state: State, node: Node) -> int:
+    """Return the flags (FS_*_FL) of *node*."""
+    with _descriptor(node) as fd:
+        flags = fileops.get_flags(fd)
+        mark = xattr.get(fd, state.layers[0].xattrs.protattr) or b""
+    return flags | (fileops.FS_APPEND if b"a" in mark else 0) | (fileops.FS_IMMUTABLE if b"i" in mark else 0)
+
+
+def change(state: State, node: Node, flags: int) -> None:
+    """Give *node*, copied up first, the flags *flags*.
+
+    The real flags are lifted while the mark is written: nothing may be written to an immutable file.
+    """
+    upper = state.writable()
+    if isinstance(node, Dir):
+        copyup.directory(state, node)
+    else:
+        copyup.file(state, node, lifts_flags=True)
+    letters = (b"a" if flags & fileops.FS_APPEND else b"") + (b"i" if flags & fileops.FS_IMMUTABLE else b"")
+    mark = upper.layer.xattrs.protattr
+    with _descriptor(node) as fd:
+        fileops.set_flags(fd, flags & ~_PROTECTED)
+        if letters:
+            xattr.set(fd, mark, letters)
+        elif xattr.get(fd, mark) is not None:
+            xattr.remove(fd, mark)
+        if flags & _PROTECTED:
+            fileops.set_flags(fd, flags)
