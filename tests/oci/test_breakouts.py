@@ -1,0 +1,280 @@
+"""Hostile archives: each is refused, or contained; nothing is ever written outside, or changed there.
+
+The layer is unpacked beside a directory with a file in it; afterwards that directory must be as it was,
+with its times, and nothing else may have appeared above the layer.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import stat
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tests.oci.archives import (
+    Made,
+    archive_of,
+    device,
+    directory,
+    fifo,
+    file,
+    hard_link,
+    info_of,
+    names,
+    scanned,
+    symlink,
+    unpacked,
+)
+from unionfs.errors import ImageError
+from unionfs.linux.remove import remove
+from unionfs.oci.unpack import Limits
+
+UP = "../outside/secret"
+
+
+REFUSED: dict[str, tuple[list[Made], str]] = {
+    "a path upwards": ([file(UP, b"x")], "leads out"),
+    "a path upwards from below": ([directory("a"), file("a/../../outside/secret", b"x")], "leads out"),
+    "a path of dots alone": ([directory("..", mode=0o777)], "leads out"),
+    "a hard link upwards": ([hard_link("a", UP)], "leads out"),
+    "a hard link to an absolute file": ([hard_link("a", "/etc/passwd")], "no file of the image"),
+    "a hard link through a symlink": ([symlink("l", "../outside"), hard_link("a", "l/secret")], "no file of the image"),
+    "a hard link to a directory": ([directory("d"), hard_link("a", "d")], "no file of the image"),
+    "a hard link to the root": ([hard_link("a", ".")], "to the root"),
+    "a hard link that replaces its own parent": ([directory("d"), file("d/f"), hard_link("d", "d/f")], "lies in"),
+    "a root that is a symlink": ([symlink(".", "../outside"), file("secret", b"x")], "root is a symlink"),
+    "a root that is a file": ([file(".", b"x")], "root is a file"),
+    "a file under a file": ([file("f"), file("f/g")], "puts files under it"),
+    "a file under a device": ([fifo("p"), file("p/g")], "puts files under it"),
+    "a whiteout of nothing": ([file(".wh.")], "hides no name"),
+    "a whiteout of the directory itself": ([directory("d"), file("d/.wh..")], "hides no name"),
+    "a whiteout of the parent": ([directory("d"), file("d/.wh...")], "hides no name"),
+    "a directory called like a whiteout": ([directory("d"), file(".wh.d/f")], "can be called that"),
+    "a loop of symlinks": ([symlink("a", "b"), symlink("b", "a"), file("a/f")], "too many symlinks"),
+    "a symlink to itself": ([symlink("a", "a"), file("a/f")], "too many symlinks"),
+    "a symlink to nothing": ([symlink("a", "")], "points nowhere"),
+    "a NUL in a path": ([file("a", pax_headers={"path": "a\0b"})], "not one that a file can have"),
+    "a path without end": ([file("d/" * 3000 + "f")], "not one that a file can have"),
+    "a name without end": ([file("n" * 256)], "not one that a file can have"),
+    "a user that cannot be": ([file("f", uid=2**32 - 1)], "no user or group"),
+    "a negative group": ([file("f", pax_headers={"gid": "-1"})], "no user or group"),
+    "a device that cannot be": ([device("d", 5000, 1)], "no kernel has"),
+    "an unknown type": ([(info_of("f", b"V"), b"")], "unknown type"),
+}
+
+CONTAINED: dict[str, tuple[list[Made], dict[str, str]]] = {
+    "an absolute path": ([file("/outside/secret", b"x")], {"outside": "dir", "outside/secret": "file"}),
+    "an absolute symlink, and a file through it": (
+        [symlink("a", "/outside"), file("a/secret", b"x")],
+        {"a": "symlink", "outside": "dir", "outside/secret": "file"},
+    ),
+    "a symlink upwards, and a file through it": (
+        [symlink("a", "../../outside"), file("a/secret", b"x")],
+        {"a": "symlink", "outside": "dir", "outside/secret": "file"},
+    ),
+    "a symlink upwards, and a directory on it": (
+        [symlink("a", "../outside"), directory("a", mode=0o777)],
+        {"a": "dir"},
+    ),
+    "a symlink upwards, and a file on it": ([symlink("a", UP), file("a", b"x")], {"a": "file"}),
+    "a symlink upwards, and a hard link on it": (
+        [file("f", b"x"), symlink("a", UP), hard_link("a", "f")],
+        {"a": "file", "f": "hardlink"},
+    ),
+    "a hard link to a symlink upwards": (
+        [symlink("a", UP), hard_link("b", "a")],
+        {"a": "symlink", "b": "hardlink"},
+    ),
+    "a hard link to a symlink upwards, written to": (
+        [symlink("a", UP), hard_link("b", "a"), file("b", b"x")],
+        {"a": "symlink", "b": "file"},
+    ),
+    "a whiteout through a symlink upwards": (
+        [symlink("a", "../outside"), file("a/.wh.secret")],
+        {"a": "symlink"},
+    ),
+    "an opaque mark through a symlink upwards": (
+        [symlink("a", "../outside"), file("a/.wh..wh..opq")],
+        {"a": "symlink"},
+    ),
+    "a whiteout of an absent name": ([file(".wh.absent")], {}),
+    "an opaque root": ([file(".wh..wh..opq"), file("f")], {"f": "file"}),
+    "a chain of symlinks that climbs": (
+        [symlink("a", ".."), symlink("b", "a/.."), symlink("c", "b/../outside"), file("c/secret", b"x")],
+        {"a": "symlink", "b": "symlink", "c": "symlink", "outside": "dir", "outside/secret": "file"},
+    ),
+    "a hard link to itself": ([file("f", b"x"), hard_link("f", "f")], {"f": "file"}),
+    "a hard link whose first name is replaced": (
+        [file("a", b"x"), hard_link("b", "a"), symlink("a", UP), hard_link("c", "b"), file("b", b"y")],
+        {"a": "symlink", "b": "file", "c": "file"},
+    ),
+    "every entry twice": ([file("f"), file("f"), directory("d"), directory("d"), fifo("p"), fifo("p")],
+                          {"f": "file", "d": "dir", "p": "fifo"}),
+    "a directory emptied by a file, and filled again": (
+        [directory("d"), symlink("d/l", "/outside"), file("d"), directory("d"), file("d/l/x")],
+        {"d": "dir", "d/l": "dir", "d/l/x": "file"},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_bytes(b"untouched")
+    return tmp_path / "outside"
+
+
+def state(top: Path) -> dict[str, tuple[int, ...]]:
+    """Return all that a breakout could change, above and beside the layer."""
+    watched = [top.parent, top, *top.iterdir(), *(top / "outside").iterdir()]
+    result: dict[str, tuple[int, ...]] = {}
+    for path in watched:
+        st = path.lstat()
+        result[str(path)] = (st.st_ino, st.st_mode, st.st_uid, st.st_nlink, st.st_mtime_ns, st.st_ctime_ns)
+    result.pop(str(top / "layer"), None)
+    return result
+
+
+def attack(archive: bytes, outside: Path) -> dict[str, str]:
+    """Unpack, and fail if anything outside has changed; returns what the layer holds."""
+    top = outside.parent
+    (top / "layer").mkdir()
+    before = state(top)
+    (top / "layer").rmdir()
+    try:
+        unpacked(archive, top / "layer")
+        return names(scanned(top / "layer"))
+    finally:
+        after = state(top)
+        before[str(top)] = after[str(top)]  # the layer itself came and went here
+        escaped = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+        assert not escaped, "escaped from the layer"
+        assert (outside / "secret").read_bytes() == b"untouched"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, outside: Path) -> None:
+    members, message = REFUSED[name]
+    with pytest.raises(ImageError, match=message):
+        attack(archive_of(*members), outside)
+
+
+@pytest.mark.parametrize("name", CONTAINED)
+def test_contained(name: str, outside: Path) -> None:
+    members, expected = CONTAINED[name]
+    assert attack(archive_of(*members), outside) == expected
+
+
+def test_devices_without_privilege_are_no_devices(outside: Path) -> None:
+    if os.geteuid() == 0:
+        assert attack(archive_of(device("null", 1, 3)), outside) == {"null": "char"}
+        return
+    attack(archive_of(device("null", 1, 3)), outside)
+    assert stat.S_ISREG((outside.parent / "layer/null").lstat().st_mode)
+
+
+def test_a_very_deep_tree_is_unpacked_and_removed(outside: Path) -> None:
+    deep = "/".join("d" * 2000)
+    found = attack(archive_of(file(deep[:3990] + "/f", b"x")), outside)
+    assert len(found) == 1996
+    fd = os.open(outside.parent, os.O_RDONLY)
+    try:
+        remove(fd, b"layer")
+    finally:
+        os.close(fd)
+    assert sorted(p.name for p in outside.parent.iterdir()) == ["outside"]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_entries(outside: Path) -> None:
+    def header_of(number: int) -> bytes:
+        header = bytearray(template)
+        header[2:8] = b"%06d" % number
+        header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 256)
+        return bytes(header)
+
+    template = info_of("d/000000").tobuf(tarfile.USTAR_FORMAT)
+    archive = b"".join(map(header_of, range(100_000))) + bytes(1024)
+    result = unpacked(archive, outside.parent / "layer")
+    assert len(result.entries) == 100_002
+    assert len(os.listdir(outside.parent / "layer/d")) == 100_000
+
+
+def test_entries_that_replace_each_other_do_not_cost_more_each_time(outside: Path) -> None:
+    once = [directory("d"), *(file(f"d/{number}") for number in range(50)), file("d")]
+
+    def seconds(times: int) -> float:
+        start = time.process_time()
+        unpacked(archive_of(*once * times), outside.parent / f"layer{times}")
+        return time.process_time() - start
+
+    seconds(1)
+    assert seconds(40) < 40 * max(seconds(4), 0.004)
+
+
+class TestBombs:
+    """Archives that ask for more than they are."""
+
+    def test_more_bytes_than_allowed(self, outside: Path) -> None:
+        archive = archive_of(file("f", bytes(4 << 20)))
+        with pytest.raises(ImageError, match="MiB"):
+            unpacked(gzip.compress(archive), outside.parent / "layer", limits=Limits(size=1 << 20))
+
+    def test_more_entries_than_allowed(self, outside: Path) -> None:
+        with pytest.raises(ImageError, match="more than 10 entries"):
+            unpacked(archive_of(file("a/" * 20 + "f")), outside.parent / "layer", limits=Limits(entries=10))
+
+    def test_a_ratio_that_no_layer_has(self, outside: Path) -> None:
+        archive = archive_of(file("f", bytes(32 << 20)))
+        with pytest.raises(ImageError, match="compression bomb"):
+            unpacked(gzip.compress(archive), outside.parent / "layer", limits=Limits(ratio_from=1 << 20))
+
+    def test_holes_count(self, outside: Path) -> None:
+        records = {"GNU.sparse.map": "0,1", "GNU.sparse.realsize": str(1 << 50)}
+        with pytest.raises(ImageError, match="more than"):
+            unpacked(archive_of(file("f", b"x", pax_headers=records)), outside.parent / "layer")
+
+    def test_the_end_is_read_too(self, outside: Path) -> None:
+        archive = gzip.compress(archive_of(file("f")) + bytes(64 << 20))
+        with pytest.raises(ImageError, match="compression bomb"):
+            unpacked(archive, outside.parent / "layer", limits=Limits(ratio_from=1 << 20))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "xz", "bzip2"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "garbage after"])
+def test_damaged_streams_are_refused(kind: str, damage: str, outside: Path) -> None:
+    pack: Callable[[bytes], bytes] = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress,
+            "zstd": zstandard.ZstdCompressor(write_checksum=True).compress}[kind]  # fmt: skip
+    sound = pack(archive_of(file("f", os.urandom(5000))))
+    half = len(sound) // 2
+    damaged = {
+        "cut": sound[:half],
+        "flipped": sound[:half] + bytes([sound[half] ^ 0xFF]) + sound[half + 1 :],
+        "garbage after": sound + b"garbage",
+    }[damage]
+    try:
+        unpacked(damaged, outside.parent / "layer")
+    except ImageError as error:
+        assert "truncated or corrupt" in str(error) or "tar archive" in str(error) or "cut short" in str(error)  # noqa: PT017
+    else:
+        assert damage == "garbage after"
+        assert kind in {"bzip2", "xz"}
+
+
+def test_a_plain_archive_that_is_cut_short_is_refused(outside: Path) -> None:
+    sound = archive_of(file("a", b"x" * 600), file("b"))
+    for end in (100, 512, 600, 1200, 1536, 1700, 2048):
+        with pytest.raises(ImageError, match="cut short"):
+            unpacked(sound[:end], outside.parent / f"layer{end}")
+
+
+def test_nothing_is_read_from_an_archive_that_is_no_archive(outside: Path) -> None:
+    with pytest.raises(ImageError):
+        attack(io.BytesIO(os.urandom(4096)).read(), outside)

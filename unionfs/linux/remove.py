@@ -1,0 +1,63 @@
+"""Remove a tree of any depth and any content.
+
+shutil.rmtree recurses (a tree 1,000 deep ends it) and stops at a directory that its owner may not write.
+Here three descriptors are enough for any depth, no symlink is followed, and the owner's rights are taken
+where they are missing. Nobody else may change the tree meanwhile.
+"""
+
+import errno
+import os
+
+from unionfs.linux import at
+
+__all__ = ["remove"]
+
+
+def remove(dirfd: int, name: bytes) -> None:
+    """Remove *name*, with everything in it if it is a directory. None the worse if it is not there."""
+    try:
+        os.unlink(name, dir_fd=dirfd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in {errno.EISDIR, errno.EPERM}:
+            raise
+        _remove_directory(dirfd, name)
+
+
+def _remove_directory(dirfd: int, name: bytes) -> None:
+    fd, trail = _open(dirfd, name), [name]
+    try:
+        while trail:
+            inner = _unlink_files(fd)
+            if inner is not None:
+                trail.append(inner)
+                fd = _replace(fd, _open(fd, inner))
+                continue
+            gone = trail.pop()
+            fd = _replace(fd, at.open_directory(fd, b"..") if trail else os.dup(dirfd))
+            os.rmdir(gone, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _open(dirfd: int, name: bytes) -> int:
+    if os.geteuid() != 0:
+        os.chmod(name, 0o700, dir_fd=dirfd)
+    return at.open_directory(dirfd, name)
+
+
+def _replace(old: int, new: int) -> int:
+    os.close(old)
+    return new
+
+
+def _unlink_files(fd: int) -> bytes | None:
+    """Unlink files until a directory is met; return its name, or None when nothing is left."""
+    inner = None
+    for entry in at.scan(fd):
+        if entry.is_dir(follow_symlinks=False):
+            inner = inner or os.fsencode(entry.name)
+        else:
+            os.unlink(entry.name, dir_fd=fd)
+    return inner
