@@ -57,15 +57,19 @@ def _new_place(state: State, parent: Dir, name: bytes) -> tuple[Upper, Place, bo
         FileExistsError: the union already shows the name.
     """
     upper = state.writable()
+    _require_free(state, parent, name)
+    place = copyup.directory(state, parent)
+    over_whiteout = place.find(name) is not None
+    place.will_hold(name)
+    return upper, place, over_whiteout
+
+
+def _require_free(state: State, parent: Dir, name: bytes) -> None:
     check_name(name)
     if parent.is_gone:
         _fail(errno.ENOENT)
     if find.is_visible(state, parent, name):
         _fail(errno.EEXIST)
-    place = copyup.directory(state, parent)
-    over_whiteout = place.find(name) is not None
-    place.will_hold(name)
-    return upper, place, over_whiteout
 
 
 def make(state: State, parent: Dir, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
@@ -206,7 +210,7 @@ def tmpfile(state: State, parent: Dir, mode: int, flags: int, caller: Caller) ->
 def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
     """Give *node*, copied up first, a further name; return its attributes."""
     state.writable()
-    check_name(name)
+    _require_free(state, parent, name)  # before the copy-up, which a refusal must not leave behind
     copyup.file(state, node)
     upper, place, over_whiteout = _new_place(state, parent, name)
     if upper.index is not None:
@@ -246,8 +250,15 @@ def unlink(state: State, parent: Dir, name: bytes) -> None:
     """Remove the name of anything but a directory."""
     upper = state.writable()
     node = find.peek(state, parent, name)
-    if isinstance(node, Dir):
-        _fail(errno.EISDIR)
+    try:
+        if isinstance(node, Dir):
+            _fail(errno.EISDIR)
+        _unlink(state, upper, node, parent, name)
+    finally:
+        state.nodes.drop_if_unused(node)
+
+
+def _unlink(state: State, upper: Upper, node: File, parent: Dir, name: bytes) -> None:
     st = before_removal(state, node)
     leaves_whiteout = is_shown(parent.lowers, name)
     if not is_in_upper(node, parent, name):
@@ -313,10 +324,17 @@ def rmdir(state: State, parent: Dir, name: bytes) -> None:
     """Remove a directory in which the union shows nothing, whatever whiteouts are in it."""
     upper = state.writable()
     node = find.peek(state, parent, name)
-    if not isinstance(node, Dir):
-        _fail(errno.ENOTDIR)
-    if readdir.has_names(state, node):
-        _fail(errno.ENOTEMPTY)
+    try:
+        if not isinstance(node, Dir):
+            _fail(errno.ENOTDIR)
+        if readdir.has_names(state, node):
+            _fail(errno.ENOTEMPTY)
+        _rmdir(state, upper, node, parent, name)
+    finally:
+        state.nodes.drop_if_unused(node)
+
+
+def _rmdir(state: State, upper: Upper, node: Dir, parent: Dir, name: bytes) -> None:
     st = before_removal(state, node)
     was_upper = node.upper is not None
     leaves_whiteout = is_shown(parent.lowers, name)

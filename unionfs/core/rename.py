@@ -59,8 +59,11 @@ def rename(state: State, old: End, new: End, flags: int = 0) -> None:
     if flags & at.RENAME_EXCHANGE and flags & (at.RENAME_NOREPLACE | at.RENAME_WHITEOUT):
         _fail(errno.EINVAL)
     node = find.peek(state, old.parent, old.name)
+    target: Node | None = None
     try:
         target = _target(state, new, flags)
+        if target is not None and flags & at.RENAME_NOREPLACE:
+            _fail(errno.EEXIST)
         if node is target:
             return
         _check(old, node, new, target, flags)
@@ -72,20 +75,19 @@ def rename(state: State, old: End, new: End, flags: int = 0) -> None:
             _replace(state, upper, (old, node), (new, target))
     finally:
         state.nodes.drop_if_unused(node)
+        if target is not None:
+            state.nodes.drop_if_unused(target)
 
 
 def _target(state: State, new: End, flags: int) -> Node | None:
     if new.parent.is_gone:
         _fail(errno.ENOENT)
     try:
-        target = find.peek(state, new.parent, new.name)
+        return find.peek(state, new.parent, new.name)
     except FileNotFoundError:
         if flags & at.RENAME_EXCHANGE:
             raise
         return None
-    if flags & at.RENAME_NOREPLACE:
-        _fail(errno.EEXIST)
-    return target
 
 
 def _check(old: End, node: Node, new: End, target: Node | None, flags: int) -> None:
