@@ -4,7 +4,6 @@ A mount whose daemon died shows the state "dead": every access to it fails until
 """
 
 import argparse
-import errno
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from typing import Any, Final
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json as render_json
 from unionfs.cli.render import as_table, counts
-from unionfs.fuse import state
+from unionfs.fuse import session, state
 from unionfs.linux import mount as kernel
 
 __all__ = ["Mounted", "configure", "find", "run", "show"]
@@ -46,7 +45,7 @@ class Mounted:
         try:
             os.stat(self.mountpoint)
         except OSError as exc:
-            return "dead" if exc.errno == errno.ENOTCONN else "unknown"
+            return "dead" if exc.errno in session.GONE else "unknown"
         return "unknown"
 
     def values(self) -> dict[str, Any]:

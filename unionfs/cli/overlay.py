@@ -8,7 +8,7 @@ in the foreground.
 """
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> Exit:
             print(USAGE, end="")
             return Exit.OK
         if kind == "-V":
-            print(f"unionfs {version('unionfs')}")
+            print(version_line())
             return Exit.OK
         if kind == "-o":
             read(value, reading)
@@ -69,6 +69,14 @@ def run(argv: Sequence[str]) -> Exit:
     if len(places) == 2:
         reading.engine.setdefault("fsname", places[0])
     return start(reading, Path(places[-1]), foreground=foreground)
+
+
+def version_line() -> str:
+    """Return what ``--version`` prints; a checkout that was never installed has no number."""
+    try:
+        return f"unionfs {version('unionfs')}"
+    except PackageNotFoundError:
+        return "unionfs (not installed)"
 
 
 def words(argv: Sequence[str]) -> Iterator[tuple[str, str]]:

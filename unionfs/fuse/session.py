@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from unionfs.core.union import Union
 
-__all__ = ["Session", "check_mountpoint"]
+__all__ = ["GONE", "Session", "check_mountpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ PATIENCE_S: Final = 10.0
 """How long a layer that another daemon holds is waited for, while no mount of it is in the tree."""
 
 POLL_S: Final = 0.02
+
+GONE: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+"""What a mount answers whose daemon died; the second where the engine has negotiated ABORT_ERROR."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +202,7 @@ def check_mountpoint(mountpoint: Path, config: Config) -> None:
     except FileNotFoundError as exc:
         raise MountError(f"{mountpoint}: there is no such directory to mount on; try: mkdir {mountpoint}") from exc
     except OSError as exc:
-        if exc.errno != errno.ENOTCONN:
+        if exc.errno not in GONE:
             raise MountError(f"{mountpoint}: it cannot be mounted on; because of {exc.strerror}") from exc
         raise MountError(
             f"{mountpoint}: a mount whose daemon died is still there; try: unionfs umount {mountpoint}"

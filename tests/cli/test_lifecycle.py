@@ -1,0 +1,227 @@
+"""From the command to the mount and back: when it returns, what it leaves, how it ends."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import PATIENCE_S, ROOT, Stack, eventually
+from unionfs.fuse import state
+from unionfs.linux.mount import MNT_DETACH, umount
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+def is_running(pid: int) -> bool:
+    return state.started(pid) is not None
+
+
+def close_though_its_mount_is_gone(fd: int) -> None:
+    with suppress(OSError):
+        os.close(fd)
+
+
+def test_the_mount_answers_when_the_command_returns(stack: Stack) -> None:
+    stack.mount()
+    assert sorted(os.listdir(stack.merged)) == ["base", "directory", "top"]
+    assert (stack / "base").read_text() == "base\n"
+
+
+def test_changes_go_to_the_upper_and_outlive_the_mount(stack: Stack) -> None:
+    stack.mount()
+    (stack / "new").write_text("new\n")
+    (stack / "base").unlink()
+    stack.unmount()
+    assert (stack.upper / "new").read_text() == "new\n"
+    assert (stack.base / "base").read_text() == "base\n"
+    stack.mount()
+    assert sorted(os.listdir(stack.merged)) == ["directory", "new", "top"]
+    assert stack.logged() == ""
+
+
+def test_umount_returns_when_the_daemon_is_gone(stack: Stack) -> None:
+    stack.mount()
+    pid = stack.pid
+    stack.unmount()
+    assert not stack.is_mounted()
+    assert not is_running(pid)
+
+
+def test_the_daemon_holds_nothing_of_its_caller(stack: Stack) -> None:
+    """It neither keeps his pipes open, for then whoever waits for their end waits for ever, nor his directory."""
+    reading, writing = os.pipe()
+    command = stack.command("mount", *stack.arguments, stack.merged)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **stack.environment}
+    caller = subprocess.Popen(
+        command, stdin=writing, stdout=writing, stderr=writing, pass_fds=[writing], cwd=stack.top, env=environment
+    )
+    os.close(writing)
+    assert caller.wait(PATIENCE_S) == 0
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+    daemon = Path(f"/proc/{stack.pid}")
+    assert os.readlink(daemon / "cwd") == "/"
+    assert {os.readlink(daemon / "fd" / fd) for fd in "012"} == {"/dev/null"}
+    assert os.getsid(stack.pid) == stack.pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_unmounts_and_ends(stack: Stack, number: signal.Signals) -> None:
+    stack.mount()
+    (stack / "written").write_text("before the end")
+    pid = stack.pid
+    os.kill(pid, number)
+    eventually(lambda: not is_running(pid))
+    assert not stack.is_mounted()
+    assert (stack.upper / "written").read_text() == "before the end"
+    assert stack.logged() == ""
+
+
+def test_a_signal_ends_it_though_files_are_open(stack: Stack) -> None:
+    stack.mount()
+    pid = stack.pid
+    fd = os.open(stack / "base", os.O_WRONLY | os.O_APPEND)
+    os.write(fd, b"written")
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not is_running(pid))
+    close_though_its_mount_is_gone(fd)
+    assert not stack.is_mounted()
+    assert (stack.upper / "base").read_text() == "base\nwritten"
+
+
+def test_in_the_foreground_it_stays_until_it_is_unmounted(stack: Stack) -> None:
+    command = stack.command("mount", "-f", *stack.arguments, stack.merged)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        eventually(stack.is_mounted)
+        assert (stack / "top").read_text() == "top\n"
+        assert stack.pid == process.pid
+        umount(str(stack.merged))
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (0, "")
+
+
+def test_sigusr1_prints_counts(stack: Stack) -> None:
+    command = stack.command("mount", "-f", *stack.arguments, stack.merged)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        eventually(stack.is_mounted)
+        (stack / "top").read_text()
+        eventually(lambda: bool(stack.record()["pid"]))
+        process.send_signal(signal.SIGUSR1)
+        assert process.stderr is not None
+        counts = json.loads(process.stderr.readline())
+        process.terminate()
+        process.wait(PATIENCE_S)
+    assert counts["union"]["nodes"] >= 2
+    assert counts["requests"]["lookup"] >= 1
+
+
+def test_statistics_can_be_asked_for(stack: Stack) -> None:
+    stack.mount()
+    (stack / "base").write_text("copied up")
+    found = json.loads(stack.run("mounts", "--json", "--stats", stack.merged).stdout)
+    assert found[0]["stats"]["union"]["copy_ups"] == 1
+
+
+UNMOUNTERS: dict[str, Callable[[str], object]] = {
+    "umount(2)": umount,
+    "umount(2), detached": lambda place: umount(place, MNT_DETACH),
+    "fusermount3": lambda place: subprocess.run(["fusermount3", "-u", place], check=True),
+}
+
+
+@pytest.mark.parametrize("how", UNMOUNTERS)
+def test_it_can_be_mounted_again_and_again_in_quick_succession(stack: Stack, how: str) -> None:
+    """Container engines do not wait for the old daemon, which may still be on its way out."""
+    for turn in range(4):
+        stack.mount_overlay()
+        (stack / f"turn-{turn}").write_text("")
+        UNMOUNTERS[how](str(stack.merged))
+    stack.mount_overlay()
+    assert {f"turn-{turn}" for turn in range(4)} <= set(os.listdir(stack.merged))
+    assert stack.logged() == ""
+
+
+def test_an_old_daemon_does_not_unmount_its_successor(stack: Stack) -> None:
+    """Detached while a file is open, it lives on; when it ends, the mount on its old place is another's."""
+    stack.mount()
+    old = stack.pid
+    fd = os.open(stack / "top", os.O_RDONLY)
+    umount(str(stack.merged), MNT_DETACH)
+    done = stack.run("mount", "--lower", stack.base, "--engine", stack.engine, stack.merged)
+    assert done.returncode == 0
+    os.kill(old, signal.SIGTERM)
+    eventually(lambda: not is_running(old))
+    close_though_its_mount_is_gone(fd)
+    assert stack.is_mounted()
+    assert (stack / "base").read_text() == "base\n"
+
+
+def test_the_upper_of_a_live_mount_is_refused(stack: Stack, tmp_path: Path) -> None:
+    stack.mount()
+    (tmp_path / "elsewhere").mkdir()
+    started = time.monotonic()
+    done = stack.run("mount", *stack.arguments, tmp_path / "elsewhere")
+    assert time.monotonic() - started < PATIENCE_S / 2, "it waited for a mount that stays"
+    assert done.returncode == 1
+    assert "is in use by another union" in done.stderr
+    assert not os.path.ismount(tmp_path / "elsewhere")
+
+
+def test_a_killed_daemon_leaves_a_mount_that_says_so_and_can_be_replaced(stack: Stack) -> None:
+    stack.mount()
+    (stack / "kept").write_text("kept")
+    pid = stack.pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_running(pid))
+    with pytest.raises(OSError, match="not connected|connection abort"):
+        os.listdir(stack.merged)
+    assert stack.record()["state"] == "dead"
+
+    refused = stack.run("mount", *stack.arguments, stack.merged)
+    assert refused.returncode == 1
+    assert f"try: unionfs umount {stack.merged}" in refused.stderr
+
+    stack.unmount()
+    stack.mount()
+    assert (stack / "kept").read_text() == "kept"
+    assert list((stack.work / "work").iterdir()) == []
+
+
+def test_a_busy_mount_is_not_unmounted_unless_lazily(stack: Stack) -> None:
+    stack.mount()
+    with (stack / "top").open() as file:
+        refused = stack.run("umount", stack.merged)
+        assert refused.returncode == 1
+        assert f"try: unionfs umount --lazy {stack.merged}" in refused.stderr
+        assert stack.is_mounted()
+        assert stack.run("umount", "--lazy", stack.merged).returncode == 0
+        assert not stack.is_mounted()
+        assert file.read() == "top\n"
+
+
+def test_nothing_is_left_in_the_runtime_directory(stack: Stack) -> None:
+    stack.mount()
+    pid = stack.pid
+    assert list(Path("/run/unionfs").glob(f"{pid}.*"))
+    stack.unmount()
+    assert not list(Path("/run/unionfs").glob(f"{pid}.*"))
+
+
+def test_a_mount_in_place_of_its_own_layer(stack: Stack) -> None:
+    """As with the kernel's overlayfs: the layer was opened before, so it is reached below the mount."""
+    shutil.copytree(stack.base, stack.merged, dirs_exist_ok=True)
+    layers = ["--lower", stack.merged, "--upper", stack.upper, "--work", stack.work, "--engine", stack.engine]
+    assert stack.run("mount", *layers, stack.merged).returncode == 0
+    (stack / "base").write_text("changed")
+    assert (stack / "base").read_text() == "changed"
+    stack.unmount()
+    assert (stack.merged / "base").read_text() == "base\n"

@@ -1,0 +1,128 @@
+"""``[SOURCE] MOUNTPOINT -o ...``: what mount(8), fuse-overlayfs' users and container engines pass."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import Stack
+from unionfs.linux.mount import Mount, mounts
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+def shown(stack: Stack) -> Mount:
+    return next(mount for mount in mounts() if mount.mountpoint == str(stack.merged))
+
+
+def test_what_podman_passes(dirs: Stack) -> None:
+    """Empty elements, a map with a leading colon, options for others, layers that are symlinks."""
+    (dirs.directory / "l").mkdir()
+    (dirs.directory / "l" / "ABC").symlink_to("../top")
+    (dirs.directory / "l" / "DEF").symlink_to("../base")
+    options = f"lowerdir=l/ABC:l/DEF,upperdir={dirs.upper},workdir={dirs.work},,private,volatile,noacl,nodev,fsync=0,"
+    done = dirs.run("-o", options, dirs.merged, program="overlay", cwd=dirs.directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(os.listdir(dirs.merged)) == ["base", "directory", "top"]
+    assert dirs.record()["lower"] == [str(dirs.top), str(dirs.base)]
+
+
+def test_without_an_upperdir_it_is_read_only(dirs: Stack) -> None:
+    done = dirs.run(dirs.merged, "-o", f"lowerdir={dirs.top}:{dirs.base}", program="overlay")
+    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.raises(OSError, match="Read-only file system"):
+        (dirs / "new").touch()
+    assert "ro" in shown(dirs).options.split(",")
+
+
+def test_unknown_options_are_warned_about(dirs: Stack) -> None:
+    done = dirs.run("-o", f"{dirs.options},sparkle", "--shiny", dirs.merged, program="overlay")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "unionfs: warning: unknown option 'sparkle' is ignored",
+        "unionfs: warning: unknown argument '--shiny' is ignored",
+    ]
+
+
+def test_flags_and_options_stand_anywhere_and_options_come_twice(dirs: Stack) -> None:
+    layers = dirs.options.split(",")
+    done = dirs.run("-o", layers[0], "a source", dirs.merged, f"-o{','.join(layers[1:])}", "-o", "noatime", "-n")
+    assert (done.returncode, done.stderr) == (0, "")
+    mount = shown(dirs)
+    assert (mount.source, mount.type) == ("a source", "fuse.unionfs")
+    assert "noatime" in mount.options.split(",")
+
+
+@pytest.mark.parametrize("name", ["co:lon", "com,ma", "back\\slash", " space\n", "\udcff", "a=b", '"quoted"'])
+def test_layers_of_any_name(dirs: Stack, name: str) -> None:
+    (dirs.directory / name).mkdir()
+    (dirs.directory / name / "found").touch()
+    path = str(dirs.directory / name)
+    for character in "\\:,":
+        path = path.replace(character, f"\\{character}")
+    done = dirs.run(dirs.merged, "-o", f"lowerdir={path}", program="overlay")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.listdir(dirs.merged) == ["found"]
+
+
+def test_the_names_of_a_mount(stack: Stack) -> None:
+    stack.mount_overlay(r",fsname=my\,files,subtype=mine")
+    assert (shown(stack).source, shown(stack).type) == ("my,files", "fuse.mine")
+    assert stack.record()["state"] == "live"
+    stack.unmount()
+
+
+FLAGS = ["nodev", "nosuid", "noexec", "sync", "dirsync", "noatime", "nodiratime"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_is_honoured(stack: Stack, flag: str) -> None:
+    stack.mount_overlay(f",{flag}")
+    assert flag in f"{shown(stack).options},{shown(stack).super_options}".split(",")
+
+
+def test_root_lets_others_in_and_honours_devices_and_set_id(stack: Stack) -> None:
+    stack.mount_overlay()
+    mount = shown(stack)
+    assert not {"nodev", "nosuid"} & set(mount.options.split(","))
+    assert {"allow_other", "default_permissions"} <= set(mount.super_options.split(","))
+
+
+def test_remount(stack: Stack) -> None:
+    stack.mount_overlay(",nosuid")
+    done = stack.run(stack.merged, "-o", "remount,ro", program="overlay")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"ro", "nosuid"} <= set(shown(stack).options.split(","))
+    with pytest.raises(OSError, match="Read-only file system"):
+        (stack / "new").touch()
+    assert stack.run(stack.merged, "-o", "remount,rw", program="overlay").returncode == 0
+    (stack / "new").touch()
+
+
+def test_mount_8_with_our_helper(stack: Stack, tmp_path: Path) -> None:
+    """mount(8) runs /sbin/mount.fuse.unionfs; here from a mount namespace that has one."""
+    helper = tmp_path / "sbin" / "mount.fuse.unionfs"
+    helper.parent.mkdir()
+    words = " ".join(f"'{word}'" for word in stack.command(program="overlay"))
+    helper.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    helper.chmod(0o755)
+    script = (
+        'mount --bind "$1" /usr/sbin && mount -t fuse.unionfs -o "$2" src "$3" && ls "$3" && grep "$3" /proc/mounts; '
+        'umount "$3"'
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(helper.parent), stack.options, str(stack.merged)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.stderr == ""
+    assert done.stdout.split()[:5] == ["base", "directory", "top", "src", str(stack.merged)]
+
+
+def test_version_and_help(dirs: Stack) -> None:
+    for flag in ("--version", "-V"):
+        assert dirs.run(flag, program="overlay").stdout.startswith("unionfs ")
+    assert dirs.run("--help", program="overlay").stdout.startswith("usage: unionfs-overlay")
