@@ -151,7 +151,7 @@ class Client:
                 return None
             return _upload(response)
 
-    async def send(self, upload: Upload, body: Callable[[], AsyncIterator[bytes]], start: int, size: int) -> Upload:
+    async def send(self, upload: Upload, body: Callable[[], httpx.AsyncByteStream], start: int, size: int) -> Upload:
         """Send the bytes from *start* on, of *size* in all, as one chunk."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size - start)}
         if start:  # hosts that know no ranges know no second chunk either

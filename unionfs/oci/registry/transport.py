@@ -70,7 +70,8 @@ class Ask:
     scopes: Sequence[str] = ()
     headers: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
-    body: Callable[[], AsyncIterator[bytes]] | bytes | None = None
+    body: Callable[[], httpx.AsyncByteStream] | bytes = b""
+    """Bytes; or a stream, made anew for each time it is sent, whose length is in the headers."""
 
 
 class Transport:
@@ -160,10 +161,12 @@ class Transport:
 
     async def _send(self, ask: Ask, url: httpx.URL, authorization: str | None) -> httpx.Response:
         headers = ask.headers | ({"Authorization": authorization} if authorization else {})
-        content = ask.body() if callable(ask.body) else ask.body
+        content = ask.body if isinstance(ask.body, bytes) else b""
         target = url.copy_merge_params(ask.params) if ask.params else url
         with _transport_errors(str(self.endpoint)):
-            request = self._http.build_request(ask.method, target, headers=headers, content=content)
+            request = self._http.build_request(ask.method, target, headers=headers, content=content or None)
+            if not isinstance(ask.body, bytes):
+                request.stream = ask.body()
             return await self._http.send(request, stream=True)
 
     def _is_home(self, url: httpx.URL) -> bool:

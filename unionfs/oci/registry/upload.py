@@ -10,10 +10,11 @@ the name, and the registry's name for it is compared.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
+import httpx
 import trio
 
 from unionfs.oci.digest import CHUNK, Digest, DigestMismatch
@@ -76,7 +77,8 @@ async def _begin(
 
 async def _send(blob: Descriptor, client: Client, patience: Patience, session: Upload, source: "_Source") -> None:
     if blob.size <= SMALL:
-        content = await source.all()
+        content = await source.read(SMALL + 1)
+        source.check()
         await client.finish(session, blob.digest, content)
         return
     start = 0
@@ -112,20 +114,19 @@ class _Source:
         self.offset = 0
         """Where reading stands."""
 
-    async def all(self) -> bytes:
-        content = b"".join([chunk async for chunk in self.chunks(0)])
-        self.check()
-        return content
-
-    async def chunks(self, start: int) -> AsyncIterator[bytes]:
+    def chunks(self, start: int) -> "_Chunks":
+        """Return the bytes from *start* on, as the body of one request."""
         self._file.seek(start)
         self.offset = start
-        while chunk := await trio.to_thread.run_sync(self._read):
-            yield chunk
-            self._observer.at(self._blob.digest, self.offset)
+        return _Chunks(self)
 
-    def _read(self) -> bytes:
-        chunk = self._file.read(CHUNK)
+    async def read(self, size: int = CHUNK) -> bytes:
+        """Return the next bytes; nothing at the end."""
+        self._observer.at(self._blob.digest, self.offset)
+        return await trio.to_thread.run_sync(self._read, size)
+
+    def _read(self, size: int) -> bytes:
+        chunk = self._file.read(size)
         end = self.offset + len(chunk)
         if end > self._hashed:
             self._hasher.update(chunk[self._hashed - self.offset :])
@@ -134,8 +135,29 @@ class _Source:
         return chunk
 
     def check(self) -> None:
+        """Compare what was read with the name.
+
+        Raises:
+            DigestMismatch, SizeMismatch: the store is damaged.
+        """
         if self._hashed != self._blob.size:
             raise SizeMismatch(self._blob.digest, self._blob.size, self._hashed)
         got = Digest.from_hex(self._hasher.hexdigest())
         if got != self._blob.digest:
             raise DigestMismatch(self._blob.digest, got)
+
+
+class _Chunks(httpx.AsyncByteStream):
+    """A body that may be left half sent. Not a generator: trio complains of one that is."""
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._source.read()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
