@@ -45,8 +45,17 @@ def stat_of(node: Node) -> os.stat_result:
 
 def _of_file(node: File) -> os.stat_result:
     if node.final is not None:
-        return os.fstat(node.opens[0].fd) if node.opens else node.final
+        return _of_nameless(node, node.final)
     return file_stat(node, node.place.lstat(node.real))
+
+
+def _of_nameless(node: File, final: os.stat_result) -> os.stat_result:
+    """Ask an open file; a lower one still has its name there, but none in the union."""
+    if not node.opens:
+        return final
+    opened = node.opens[0]
+    st = os.fstat(opened.fd)
+    return st if opened.writable_layer else replaced(st, st_nlink=final.st_nlink)
 
 
 def file_stat(node: File, st: os.stat_result) -> os.stat_result:

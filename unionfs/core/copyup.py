@@ -260,6 +260,7 @@ def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseExcep
         if node.is_gone:
             _swap(state, node, lambda flags: at.open_file(upper.work_fd, copy.temp, flags))
             upper.discard(copy.temp)
+            node.place, node.real, node.data = upper.layer.root, b"", None  # only its open files lead to it
         else:
             publish(state, upper, copy, node)
             node.data = None

@@ -283,10 +283,13 @@ def before_removal(state: State, node: Node) -> os.stat_result:
     """Make ready for the removal of one of *node*'s names; return its attributes.
 
     A lower file with several names is copied up into the index first: only there can be kept how
-    many of them are left.
+    many of them are left. An open file whose attributes and data lie in two layers is made one
+    file: without a name, its descriptor is all that is left of it.
     """
     if isinstance(node, Dir):
         return os.fstat(node.places[0].fd())
+    if node.data is not None and node.opens:
+        copyup.file(state, node)
     st = node.place.lstat(node.real)
     if not node.is_upper and at.is_protected(node.place.fd(), node.real):
         _fail(errno.EPERM)

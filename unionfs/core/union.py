@@ -120,11 +120,9 @@ class Union:
 
     # attributes
 
-    def getattr(self, nodeid: int, fh: int | None = None) -> Entry:
-        """Return the attributes, also of a file that has no name any more; *fh* is the open file asked for."""
+    def getattr(self, nodeid: int, fh: int | None = None) -> Entry:  # noqa: ARG002 - the kernel's request has it
+        """Return the attributes, also of a file that has no name any more but is open (as *fh*, for one)."""
         node = self._nodes[nodeid]
-        if fh is not None and node.is_gone and fh in self._files.files:
-            return node, os.fstat(self._files[fh].fd)
         return node, attrs.stat_of(node)
 
     def birth_time_ns(self, nodeid: int) -> int | None:

@@ -1,0 +1,242 @@
+"""Open files: what a reader sees after a copy-up, a rename, a removal; what a writer may do."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from tests.core.conftest import Stacks
+from tests.core.stacks import ME
+from unionfs.core.request import NOW, Changes
+
+# readers
+
+
+def test_a_reader_sees_what_is_written_after_a_copy_up(stack: Stacks) -> None:
+    s = stack({"f": "old data"})
+    early, late = s.open("f"), s.open("f")
+    s.write("f", b"NEW")
+    assert s.content(early) == s.content(late) == b"NEW data"
+    assert s.union.file(early).writable_layer
+    s.write("f", b"again")
+    assert s.content(early) == b"againata"
+
+
+def test_everybody_hears_of_the_copy_up_before_descriptors_change(stack: Stacks) -> None:
+    s = stack({"f": "old"})
+    fh = s.open("f")
+    told: list[tuple[int, int]] = []
+    before = s.union.file(fh).fd
+    s.union.on_copy_up(lambda node: told.append((node.nodeid, s.union.file(fh).fd)))
+    s.write("f", b"NEW")
+    assert told == [(s.id("f"), before)]
+
+
+@pytest.mark.parametrize("change", ["chmod", "xattr", "link", "rename"])
+def test_a_copy_up_by_any_change_moves_the_readers(stack: Stacks, change: str) -> None:
+    s = stack({"f": "data"})
+    fh = s.open("f")
+    if change == "chmod":
+        s.setattr("f", mode=0o600)
+    elif change == "xattr":
+        s.union.setxattr(s.id("f"), b"user.k", b"v")
+    elif change == "link":
+        s.link("f", "g")
+    else:
+        s.rename("f", "g")
+    s.write("f" if change in {"chmod", "xattr"} else "g", b"NEW!")
+    assert s.content(fh) == b"NEW!"
+
+
+def test_truncation_is_seen_by_readers_and_copies_no_data(stack: Stacks) -> None:
+    s = stack({"f": "x" * 1000})
+    fh = s.open("f")
+    writer = s.open("f", os.O_WRONLY | os.O_TRUNC)
+    assert s.content(fh) == b""
+    assert s.union.stats()["copied_bytes"] == 0
+    s.union.write(writer, b"new", 0)
+    assert s.content(fh) == b"new"
+
+
+def test_truncation_by_a_reader_is_a_change(stack: Stacks) -> None:
+    s = stack({"f": "data"})
+    fh = s.open("f", os.O_RDONLY | os.O_TRUNC)
+    assert s.content(fh) == b""
+    assert s.stat("f").st_size == 0
+    with pytest.raises(OSError, match="Bad file"):
+        s.union.write(fh, b"x", 0)
+
+
+@pytest.mark.parametrize("size", [0, 2, 4, 100])
+def test_truncate_keeps_what_is_left(stack: Stacks, size: int) -> None:
+    s = stack({"f": "data"})
+    assert s.setattr("f", size=size).st_size == size
+    assert s.read("f") == b"data".ljust(size, b"\0")[:size]
+
+
+# files without a name
+
+
+@pytest.mark.parametrize("layer", ["lower", "upper"])
+def test_an_open_file_lives_on_without_its_name(stack: Stacks, layer: str) -> None:
+    s = stack({"f": "data"} if layer == "lower" else {}, upper={} if layer == "lower" else {"f": "data"})
+    node = s.id("f")
+    fh = s.open("f")
+    s.unlink("f")
+    assert s.content(fh) == b"data"
+    assert s.union.getattr(node, fh)[1].st_nlink == s.union.getattr(node)[1].st_nlink == 0
+    again = s.opened(s.union.open(node, os.O_RDWR))
+    s.union.write(again, b"DA", 0)
+    assert s.content(fh) == b"DAta"
+    st = s.union.setattr(node, Changes(size=3, mode=0o600, mtime_ns=5), again)[1]
+    assert (st.st_size, stat.S_IMODE(st.st_mode), st.st_mtime_ns, st.st_nlink) == (3, 0o600, 5, 0)
+    s.union.setxattr(node, b"user.k", b"v")
+    assert s.union.getxattr(node, b"user.k") == b"v"
+    other = s.opened(s.union.open(node, os.O_RDWR))
+    s.union.write(other, b"12", 1)
+    assert s.content(fh) == s.content(again) == b"D12"
+    s.create("f", b"another")
+    assert s.content(fh) == b"D12"
+    assert s.id("f") != node
+
+
+def test_a_file_without_a_name_and_not_open_is_stale(stack: Stacks) -> None:
+    s = stack({"f": "data"})
+    node = s.id("f")
+    s.unlink("f")
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        with pytest.raises(OSError, match=r".") as caught:
+            s.union.open(node, flags)
+        assert caught.value.errno in {errno.ESTALE, errno.ENOENT}
+    assert s.union.getattr(node)[1].st_nlink == 0
+
+
+def test_a_metacopy_file_without_a_name_never_leads_into_a_lower_layer(stack: Stacks) -> None:
+    s = stack({"f": "data"}, metacopy=True)
+    s.setattr("f", mode=0o640)
+    node = s.id("f")
+    fh = s.open("f")
+    s.unlink("f")
+    st = s.union.setattr(node, Changes(mode=0o600))[1]
+    assert (stat.S_IMODE(st.st_mode), st.st_nlink) == (0o600, 0)
+    writer = s.opened(s.union.open(node, os.O_WRONLY))
+    s.union.write(writer, b"NEW!", 0)
+    assert s.content(fh) == b"NEW!"
+
+
+def test_a_nameless_file_gets_a_name_by_a_link(stack: Stacks) -> None:
+    s = stack({"taken": "low", "gone": ""})
+    s.unlink("gone")
+    node, st, fh = s.union.tmpfile(1, 0o640, os.O_RDWR, ME)
+    s.seen(node)
+    s.opened(fh)
+    assert st.st_nlink == 0
+    s.union.write(fh, b"data", 0)
+    with pytest.raises(FileExistsError):
+        s.union.link(node.nodeid, 1, b"taken")
+    for name in (b"new", b"gone"):
+        s.seen(s.union.link(node.nodeid, 1, name)[0])
+    assert s.read("new") == s.read("gone") == b"data"
+    assert s.stat("new").st_nlink == 2
+    s.remount()
+    assert s.id("new") == s.id("gone")
+
+
+def test_a_nameless_file_may_be_the_first_thing_in_a_lower_directory(stack: Stacks) -> None:
+    s = stack({"d": {"x": ""}})
+    node, _, fh = s.union.tmpfile(s.id("d"), 0o600, os.O_RDWR, ME)
+    s.seen(node)
+    s.opened(fh)
+    assert s.names("d") == ["x"]
+    assert s.upper_names("d") == []
+
+
+# writers
+
+
+def test_a_reader_may_not_write(stack: Stacks) -> None:
+    s = stack({"f": "data"})
+    fh = s.open("f")
+    for call in (lambda: s.union.write(fh, b"x", 0), lambda: s.union.fallocate(fh, 0, 0, 100)):
+        with pytest.raises(OSError, match="Bad file"):
+            call()
+    s.write("f", b"copied up")
+    with pytest.raises(OSError, match="Bad file"):
+        s.union.write(fh, b"x", 0)
+
+
+@pytest.mark.parametrize("call", ["read", "write", "fsync", "lseek"])
+def test_a_handle_that_is_not_open_is_refused(stack: Stacks, call: str) -> None:
+    s = stack({"f": "data"})
+    fh = s.open("f", os.O_RDWR)
+    s.close(fh)
+    arguments = {"read": (1, 0), "write": (b"x", 0), "fsync": (False,), "lseek": (0, os.SEEK_DATA)}[call]
+    with pytest.raises(OSError, match=r".") as caught:
+        getattr(s.union, call)(fh, *arguments)
+    assert caught.value.errno == errno.EBADF
+    s.union.release(fh)
+
+
+def test_a_file_that_is_just_made_can_be_read_by_its_maker(stack: Stacks) -> None:
+    s = stack({})
+    fh = s.create("f", b"data")
+    assert s.content(fh) == b"data"
+    assert s.union.file(fh).writable_layer
+
+
+@pytest.mark.parametrize(("mode", "left"), [(0o6755, 0o755), (0o4711, 0o711), (0o2745, 0o2745), (0o2755, 0o755)])
+def test_a_write_by_an_ordinary_user_drops_set_id_bits(stack: Stacks, mode: int, left: int) -> None:
+    for act in ("write", "truncate", "fallocate"):
+        s = stack({"f": "data"})
+        s.setattr("f", mode=mode)
+        fh = s.open("f", os.O_RDWR)
+        if act == "write":
+            s.union.write(fh, b"x", 0, kill_priv=True)
+        elif act == "truncate":
+            s.union.setattr(s.id("f"), Changes(size=1, kill_priv=True), fh)
+        else:
+            s.union.fallocate(fh, 0, 0, 10, kill_priv=True)
+        assert stat.S_IMODE(s.stat("f").st_mode) == left
+
+
+def test_fallocate_lseek_and_copy_file_range_reach_the_file(stack: Stacks) -> None:
+    s = stack({"f": "0123456789", "g": ""})
+    fh, into = s.open("f"), s.open("g", os.O_RDWR)
+    assert s.union.copy_file_range(fh, 2, into, 0, 4) == 4
+    assert s.content(into) == b"2345"
+    s.union.fallocate(into, 0, 0, 10)
+    assert s.stat("g").st_size == 10
+    s.union.setattr(s.id("g"), Changes(size=1 << 20), into)
+    assert s.union.lseek(into, 0, os.SEEK_DATA) == 0
+    assert s.union.lseek(into, 0, os.SEEK_HOLE) <= 1 << 20
+    with pytest.raises(OSError, match="Invalid"):
+        s.union.copy_file_range(fh, 0, into, 0, 1, 1)
+
+
+def test_times_can_be_set_to_now_and_to_any_time_alone(stack: Stacks) -> None:
+    s = stack({"f": "data"})
+    st = s.setattr("f", mtime_ns=1_500_000_000_000_000_001)
+    assert st.st_mtime_ns == 1_500_000_000_000_000_001
+    assert st.st_atime_ns == s.setattr("f", mtime_ns=7).st_atime_ns
+    assert s.setattr("f", mtime_ns=NOW).st_mtime_ns > 1_500_000_000_000_000_001
+
+
+def test_sync_is_asked_only_of_what_was_written(stack: Stacks) -> None:
+    s = stack({"f": "data", "d": {}})
+    reader, directory = s.open("f"), s.union.opendir(s.id("d"))
+    assert s.union.fsync(reader, False) is None
+    assert s.union.fsyncdir(directory, False) is None
+    s.write("f", b"x")
+    s.create("d/new")
+    for job in (s.union.fsync(reader, True), s.union.fsyncdir(directory, False), s.union.syncfs()):
+        assert job is not None
+        job.complete()
+    s.union.releasedir(directory)
+
+
+def test_nothing_is_synced_where_that_was_asked_for(stack: Stacks) -> None:
+    s = stack({"f": "data"}, volatile=True)
+    fh = s.open("f", os.O_RDWR)
+    assert s.union.fsync(fh, False) is None
+    assert s.union.syncfs() is None
