@@ -361,7 +361,7 @@ _TABLE: Final = (
     Option("negative_timeout", "the same for names that do not exist", _mount("negative_timeout", _seconds)),
     Option("writeback", "0, 1: the kernel may delay writes; off, as no test shows it safe", _nothing, "1"),
     Option("allow_other", "other users may enter; the default for root", _mount("allow_other", _yes), ""),
-    Option("allow_root", "accepted; access is as with allow_other", _mount("allow_other", _yes), ""),
+    Option("allow_root", "as allow_other", _mount("allow_other", _yes), ""),
     Option("fsname", "the source shown in /proc/mounts", _mount("fsname", _text)),
     Option("subtype", "the type shown is fuse.SUBTYPE", _mount("subtype", _text)),
     Option("auto_unmount", "unmount when the daemon dies", _mount("auto_unmount", _yes), ""),
