@@ -41,7 +41,7 @@ class Lab:
             platform=platform,
         ).run()
 
-    async def push(self, name: str, made: Made, toml: str = "", **more: Any) -> Pushed:  # noqa: ANN401  as replace() has it
+    async def push(self, name: str, made: Made, toml: str = "", **more: Any) -> Pushed:
         """Push out of the other store; *more* are fields of `Push`."""
         push = Push(
             reference=Reference.parse(name),
