@@ -12,6 +12,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 BUILD_PACKAGES := libfuse3-dev fuse3 pkg-config gcc libc6-dev python3-dev python3-venv
 TEST_PACKAGES := acl attr docker-registry e2fsprogs fuse-overlayfs git openssl skopeo umoci util-linux
@@ -58,33 +59,39 @@ endef
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-.PHONY: setup setup-test
+.PHONY: setup setup-dev setup-test
 setup: $(VENV)/.ready  ## install what is missing and make .venv, with the program at .venv/bin/unionfs
+
+setup-dev: $(VENV)/.ready-to-check  ## the same, with the tools that check it
 
 setup-test: $(VENV)/.ready-to-test  ## the same, with what only the tests use
 
 $(VENV)/.ready: pyproject.toml
 	@$(prepare)
 	echo "Making $(VENV) with $$python"
-	"$$python" -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
+	"$$python" -m venv --clear $(VENV)
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/.ready-to-test: $(VENV)/.ready
+$(VENV)/.ready-to-check: $(VENV)/.ready
+	@$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.ready-to-test: $(VENV)/.ready-to-check
 	@$(call apt,$(TEST_PACKAGES))
 	touch $@
 
 .PHONY: check lint types layers
 check: lint types layers  ## what a commit must pass, besides the tests
 
-lint: setup  ## ruff: format and rules
+lint: setup-dev  ## ruff: format and rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: setup  ## mypy, strict
+types: setup-dev  ## mypy, strict
 	$(BIN)/mypy unionfs tests $(wildcard benchmarks)
 
-layers: setup  ## import-linter: which package may import which
+layers: setup-dev  ## import-linter: which package may import which
 	$(BIN)/lint-imports --no-logo --no-cache
 
 .PHONY: test fuzz bench
