@@ -182,7 +182,7 @@ def test_a_killed_daemon_leaves_a_mount_that_says_so_and_can_be_replaced(stack: 
     pid = stack.pid
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not is_running(pid))
-    with pytest.raises(OSError, match="not connected|connection abort"):
+    with pytest.raises(OSError, match=r"not connected|connection abort"):
         os.listdir(stack.merged)
     assert stack.record()["state"] == "dead"
 

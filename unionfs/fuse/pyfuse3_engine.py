@@ -43,6 +43,14 @@ __all__ = ["REFUSED", "Handlers", "Pyfuse3Engine"]
 
 log = logging.getLogger(__name__)
 
+
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Keep pyfuse3 silent about answers that nobody waits for any more, as at every unmount in use."""
+    return not (record.msg.endswith("fuse_reply_* failed with %s") and record.args == (os.strerror(errno.ENOENT),))
+
+
+logging.getLogger("pyfuse3").addFilter(is_worth_a_line)
+
 REFUSED: Final = {
     "access": "default_permissions: the kernel checks by itself and never asks",
     "poll": "every file is always ready, and the kernel knows that from ENOSYS",

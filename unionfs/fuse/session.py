@@ -234,8 +234,12 @@ def _open_union(config: Config) -> "Union":
 def _is_mounted(config: Config) -> bool:
     """Return whether a union over the same upper layer is in the tree of its daemon, and so will stay."""
     upper = config.upper and os.path.realpath(config.upper)
-    for _, record in state.read_all():
-        if record.upper == upper:
-            with suppress(OSError):
-                return any(mount.device == record.device for mount in mounts(f"/proc/{record.pid}/mountinfo"))
+    return any(record.upper == upper and _is_in_its_tree(record) for _, record in state.read_all())
+
+
+def _is_in_its_tree(record: state.Record) -> bool:
+    """Return whether a mount is in the tree of its daemon; a device number alone may be another's by now."""
+    shown = (record.device, record.mountpoint)
+    with suppress(OSError):
+        return any((mount.device, mount.mountpoint) == shown for mount in mounts(f"/proc/{record.pid}/mountinfo"))
     return False
