@@ -35,12 +35,13 @@ class Stack:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("top", "base", "upper", "work", "merged"):
+        for name in ("top", "base", "upper", "work", "merged", "runtime"):
             (self.directory / name).mkdir()
         (self.top / "top").write_text("top\n")
         (self.base / "base").write_text("base\n")
         (self.base / "directory").mkdir()
         self.environment["UNIONFS_LOG"] = str(self.log)
+        self.environment["XDG_RUNTIME_DIR"] = str(self.directory / "runtime")
 
     def __truediv__(self, name: str) -> Path:
         """Return a path in the mount."""

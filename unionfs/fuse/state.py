@@ -116,7 +116,7 @@ def _read(path: Path) -> Record | None:
 def started(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if there is none (or only its zombie)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the name before it may hold anything
