@@ -5,6 +5,8 @@
     + ReadOnlyUnion         EROFS   there is no upper layer to write to
     + CrossesLayers         EXDEV   rename would have to copy a whole directory
     + BadMark               EIO     a mark in a layer cannot be believed
+      . BadRedirect         EINVAL  a redirect that no union would have written
+    + RefusedMark           EPERM   a mark that this union was told not to follow
     + StaleLayer            ESTALE  a layer is not the one the upper was written over
   - ConfigError             mount options that are malformed or contradict each other
   - StackError              the layers cannot be stacked: missing, unreadable, nested in each other
@@ -23,6 +25,7 @@ from typing import ClassVar
 
 __all__ = [
     "BadMark",
+    "BadRedirect",
     "ConfigError",
     "CrossesLayers",
     "FSError",
@@ -30,6 +33,7 @@ __all__ = [
     "LayerInUse",
     "MountError",
     "ReadOnlyUnion",
+    "RefusedMark",
     "RegistryError",
     "StackError",
     "StaleLayer",
@@ -67,6 +71,18 @@ class BadMark(FSError):
     """A whiteout, opaque, redirect or metacopy mark that no union would have written."""
 
     code = errno.EIO
+
+
+class BadRedirect(BadMark):
+    """A redirect that no union would have written: relative with slashes, or with empty components."""
+
+    code = errno.EINVAL
+
+
+class RefusedMark(FSError):
+    """A redirect under ``redirect_dir=nofollow``, or a metacopy file under ``metacopy=off``."""
+
+    code = errno.EPERM
 
 
 class StaleLayer(FSError):

@@ -26,6 +26,7 @@ from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
+from unionfs.errors import RefusedMark
 from unionfs.linux import at, filecopy, fileops, xattr
 
 __all__ = ["STEPS", "Copy", "copy_up_data", "directory", "file"]
@@ -196,10 +197,25 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
     if not node.is_gone:
         directory(state, node.parent)
     copy = _prepare(upper, node, size, hard_links=state.config.index)
+    if copy.data >= 0 and not state.rules.metacopy:
+        refuse_metacopy(copy.data, node.place)
     if copy.flags & (fileops.FS_APPEND | fileops.FS_IMMUTABLE) and not lifts_flags:
         copy.close()
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
     _start(state, node, copy, lambda error: _finish(state, upper, node, copy, error))
+
+
+def refuse_metacopy(fd: int, place: Place) -> None:
+    """Close *fd*, a file of *place*, if its data are in another layer and this union was told not to look there.
+
+    Without this it would read as zeros.
+
+    Raises:
+        RefusedMark: it has a metacopy mark.
+    """
+    if place.layer.xattrs.metacopy in xattr.names(fd):
+        os.close(fd)
+        raise RefusedMark("a file without its data; mount with metacopy=on to see them")
 
 
 def _start(state: State, node: File, copy: Copy, finish: Callable[[BaseException | None], None]) -> None:

@@ -85,11 +85,15 @@ def open_file(state: State, node: File, flags: int) -> Handle:
         place, name = node.data or (node.place, node.real)
         kept = os.O_RDONLY
         fd = _descriptor(node, place.fd(), name, kept)
+        if not state.rules.metacopy and place.layer.index < state.rules.bottom:
+            copyup.refuse_metacopy(fd, place)
         return state.files.add(OpenFile(node, fd, flags, kept))
     state.writable()
     copyup.file(state, node, 0 if flags & os.O_TRUNC else None)
     kept = os.O_RDWR | (flags & _KEPT)  # the kernel may have to read the rest of a page it writes
     fd = _descriptor(node, node.place.fd(), node.real, kept | (flags & os.O_TRUNC), flags)
+    if not state.rules.metacopy and not node.is_gone:
+        copyup.refuse_metacopy(fd, node.place)
     return state.files.add(OpenFile(node, fd, flags, kept))
 
 

@@ -93,8 +93,15 @@ def _attach_index(state: State, file: File, found: Found) -> None:
     if index is None or found.place is None:
         return
     entry = index.entry_for(found.origin or b"") if file.is_upper else index.find(found.place, found.real)
-    if entry is not None:
+    if entry is None:
+        return
+    if not file.is_upper:
         index.attach(file, entry, found.st.st_nlink)
+        if index.lacks_data(entry):
+            file.data = found.data or (found.place, found.real)
+        return
+    origin = _origin_stat(state, found.origin or b"")
+    index.attach(file, entry, origin[1].st_nlink if origin else 0)
 
 
 def directory_number(places: list[Place], top: os.stat_result) -> int:
@@ -108,14 +115,17 @@ def directory_number(places: list[Place], top: os.stat_result) -> int:
 def file_number(state: State, place: Place, st: os.stat_result, origin: bytes | None) -> int:
     """Return a file's inode number: that of the lower file it was copied from, or its own."""
     if origin:
-        number = _origin_number(state, origin)
-        if number is not None:
-            return number
+        found = _origin_stat(state, origin)
+        if found is not None:
+            return inos.number(found[0], found[1].st_ino)
     return inos.number(place.layer.fsid, st.st_ino)
 
 
-def _origin_number(state: State, origin: bytes) -> int | None:
-    """Return the number that the origin mark leads to; None if that file is gone or was never below us."""
+def _origin_stat(state: State, origin: bytes) -> tuple[int, os.stat_result] | None:
+    """Return the filesystem and attributes of the lower file that an origin mark names.
+
+    None if that file is gone or was never below us.
+    """
     decoded = ondisk.decode_origin(origin)
     if decoded is None:
         return None
@@ -129,7 +139,7 @@ def _origin_number(state: State, origin: bytes) -> int | None:
         if fd is None:
             continue
         try:
-            return inos.number(layer.fsid, os.fstat(fd).st_ino)
+            return layer.fsid, os.fstat(fd)
         finally:
             os.close(fd)
     return None

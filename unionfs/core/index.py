@@ -81,12 +81,16 @@ class Index:
         entry = origin.hex().encode()
         return entry if origin and self.place.find(entry) is not None else None
 
+    def lacks_data(self, entry: bytes) -> bool:
+        """Tell whether only the attributes of the file were copied up."""
+        return self._marks.metacopy in xattr.names(self.place.target(entry))
+
     def attach(self, node: File, entry: bytes, lower_links: int) -> None:
         """Make *node* the indexed file *entry*; *lower_links* is what the link count falls back to."""
         real = self.place.lstat(entry).st_nlink
         mark = xattr.get(self.place.target(entry), self._marks.nlink) or b""
         node.place, node.real = self.place, entry
-        node.indexed_links = ondisk.decode_nlink(mark, real, lower_links) or max(1, real - 1)
+        node.indexed_links = ondisk.decode_nlink(mark, real, lower_links) or max(1, real - 1, lower_links)
 
     def publish(self, node: File, entry: bytes, links: int) -> None:
         """Note that *entry* now holds the copy of *node*, which has as many *links* as its lower file."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final, final
 
 from unionfs.core import ondisk
-from unionfs.errors import BadMark
 from unionfs.linux import at, xattr
 
 __all__ = ["Descriptors", "Layer", "Place"]
@@ -209,7 +208,7 @@ class Place:
         """Learn what the directory says of itself. Costs one listxattr where it says nothing.
 
         Raises:
-            BadMark: it has a redirect that no union would have written.
+            BadRedirect: it has a redirect that no union would have written.
         """
         if self._marked:
             return
@@ -234,12 +233,7 @@ class Place:
 
     def _read_redirect(self, target: bytes) -> bytes | None:
         value = xattr.get(target, self.layer.xattrs.redirect)
-        if value is None:
-            return None
-        try:
-            return ondisk.check_redirect(value)
-        except BadMark:
-            return None  # as the kernel: an invalid redirect is no redirect
+        return None if value is None else ondisk.check_redirect(value)
 
     def mark_fresh(self) -> None:
         """Note that the directory was just made by the union itself: it is empty and carries no marks."""

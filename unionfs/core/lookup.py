@@ -25,7 +25,7 @@ from typing import Final
 
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
-from unionfs.errors import BadMark
+from unionfs.errors import BadMark, RefusedMark
 from unionfs.linux import xattr
 
 __all__ = ["Found", "Rules", "is_shown", "search"]
@@ -68,12 +68,17 @@ class Found:
 def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:
     """Return what *name* is in the directory merged from *places*; None if the union shows nothing.
 
+    Raises:
+        BadRedirect, BadMark: a mark on the way makes no sense.
+        RefusedMark: one was to be followed that the union was told not to follow.
+
     Costs one lstat per place asked and, for each directory that others may lie below, one open and
     one listxattr.
     """
     dirs: list[Place] = []
     top: os.stat_result | None = None
     asked: list[tuple[Place, bytes]] = []
+    refused = False
     queue = [(place, name) for place in places]
     at = 0
     while at < len(queue):
@@ -89,6 +94,8 @@ def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:
             if dirs:
                 break
             return _file(place, real, st, queue[at:], rules)
+        if refused:
+            raise RefusedMark("a redirect; mount with redirect_dir=on or follow to follow it")
         hit = place.child(real)
         dirs.append(hit)
         top = top or st
@@ -98,8 +105,9 @@ def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:
         hit.read_marks()
         if hit.opaque:
             break
-        if hit.redirect and rules.follow_redirects:
+        if hit.redirect:
             queue[at:] = _redirected(hit, queue[at:], rules)
+            refused = not rules.follow_redirects
     return Found(top, dirs) if top is not None else None
 
 

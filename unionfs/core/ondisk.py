@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from os import stat_result
 from typing import Final, NamedTuple
 
-from unionfs.errors import BadMark
+from unionfs.errors import BadMark, BadRedirect
 from unionfs.linux.handles import FileHandle
 
 __all__ = [
@@ -134,18 +134,18 @@ def check_redirect(value: bytes) -> bytes:
     A redirect is one name (of the same parent directory) or a path from the union's root.
 
     Raises:
-        BadMark: it has empty, ``.`` or ``..`` components, or is a relative path.
+        BadRedirect: it has empty, ``.`` or ``..`` components, or is a relative path.
 
     >>> check_redirect(b"/a/b")
     b'/a/b'
     >>> check_redirect(b"../etc")
     Traceback (most recent call last):
     ...
-    unionfs.errors.BadMark: [Errno 5] Input/output error: redirect b'../etc'
+    unionfs.errors.BadRedirect: [Errno 22] Invalid argument: redirect b'../etc'
     """
     parts = value[1:].split(b"/") if value.startswith(b"/") else [value]
     if b"\0" in value or any(part in {b"", b".", b".."} or b"/" in part or len(part) > 255 for part in parts):
-        raise BadMark(f"redirect {value!r}")
+        raise BadRedirect(f"redirect {value!r}")
     return value
 
 

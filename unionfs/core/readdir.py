@@ -21,6 +21,7 @@ from unionfs.core.lookup import search
 from unionfs.core.nodes import Dir
 from unionfs.core.request import DirEntry
 from unionfs.core.state import State
+from unionfs.errors import FSError
 
 __all__ = ["OpenDirectory", "has_names", "merged", "snapshot"]
 
@@ -123,7 +124,10 @@ def _number(state: State, node: Dir, name: bytes) -> int:
     known = node.children.get(name)
     if known is not None:
         return known.ino
-    found = search(node.places, name, state.rules)
+    try:
+        found = search(node.places, name, state.rules)
+    except FSError:  # the name is there; a lookup of it will say what is wrong
+        return 0
     if found is None:
         return 0
     if found.place is None:
