@@ -6,7 +6,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from unionfs.linux.directories import Directories
 from unionfs.oci.entry import Entry, Kind
@@ -18,7 +18,7 @@ from unionfs.oci.unpack import Limits, Unpacked, unpack
 Made = tuple[tarfile.TarInfo, bytes]
 
 
-def info_of(name: str, kind: bytes = tarfile.REGTYPE, /, **fields: Any) -> tarfile.TarInfo:
+def info_of(name: str, kind: bytes = tarfile.REGTYPE, /, **fields: object) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type = kind
     for key, value in fields.items():
@@ -26,15 +26,15 @@ def info_of(name: str, kind: bytes = tarfile.REGTYPE, /, **fields: Any) -> tarfi
     return info
 
 
-def file(name: str, content: bytes = b"", **fields: Any) -> Made:
+def file(name: str, content: bytes = b"", **fields: object) -> Made:
     return info_of(name, **fields), content
 
 
-def directory(name: str, **fields: Any) -> Made:
-    return info_of(name, tarfile.DIRTYPE, **({"mode": 0o755} | fields)), b""
+def directory(name: str, *, mode: int = 0o755, **fields: object) -> Made:
+    return info_of(name, tarfile.DIRTYPE, mode=mode, **fields), b""
 
 
-def symlink(name: str, target: str, **fields: Any) -> Made:
+def symlink(name: str, target: str, **fields: object) -> Made:
     return info_of(name, tarfile.SYMTYPE, linkname=target, **fields), b""
 
 
