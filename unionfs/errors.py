@@ -13,6 +13,8 @@
     + LayerInUse            another union that lives has the upper layer or the work directory
   - MountError              the stack is good, but the mount could not be made
   - ImageError              an image that is not what its digest or its schema says
+    + NoSuchImage           the store has no image, layer or container of that name
+    + NoSuchPath            an image has no file of that name
   - RegistryError           a registry refused, failed, or could not be reached
 
 A plain POSIX outcome (no such file, not empty, no permission) is Python's own OSError subclass:
@@ -32,6 +34,8 @@ __all__ = [
     "ImageError",
     "LayerInUse",
     "MountError",
+    "NoSuchImage",
+    "NoSuchPath",
     "ReadOnlyUnion",
     "RefusedMark",
     "RegistryError",
@@ -109,6 +113,17 @@ class MountError(UnionFSError):
 
 class ImageError(UnionFSError):
     """An image that is not what its digest or its schema says."""
+
+
+class NoSuchImage(ImageError):
+    """The store has no image, layer or container of that name."""
+
+
+class NoSuchPath(ImageError):
+    """An image has no file of that name."""
+
+    def __init__(self, path: bytes, why: str = "no such file in the image") -> None:
+        super().__init__(f"/{os.fsdecode(path).lstrip('/')}: {why}")
 
 
 class RegistryError(UnionFSError):

@@ -4,7 +4,7 @@ import enum
 import traceback
 from typing import Final
 
-from unionfs.errors import ConfigError, ImageError, UnionFSError
+from unionfs.errors import ConfigError, ImageError, NoSuchImage, NoSuchPath, UnionFSError
 
 __all__ = ["REPORTED", "Exit", "describe", "status_of"]
 
@@ -25,6 +25,8 @@ class Exit(enum.IntEnum):
 
 REPORTED: Final[dict[type[Exception], Exit]] = {
     ConfigError: Exit.USAGE,
+    NoSuchImage: Exit.NOT_FOUND,
+    NoSuchPath: Exit.NOT_FOUND,
     ImageError: Exit.IMAGE,
     UnionFSError: Exit.FAILED,
     OSError: Exit.FAILED,

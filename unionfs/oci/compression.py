@@ -43,7 +43,7 @@ def kind_of(start: bytes) -> str:
 class Source:
     """A stream of decompressed bytes; counts both sides, and calls corruption by its name."""
 
-    def __init__(self, raw: BinaryIO, what: str) -> None:
+    def __init__(self, raw: Reader, what: str) -> None:
         self._what = what
         self._raw = _Counted(raw)
         self.kind = kind_of(self._raw.peek())
@@ -69,7 +69,7 @@ class Source:
 class _Counted(io.RawIOBase):
     """The compressed side: what was peeked at is read again, and everything is counted."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: Reader) -> None:
         self._start = raw.read(8)
         self._file = raw
         self.count = 0
@@ -125,7 +125,7 @@ def _zstd_error() -> type[Exception]:
     return module.ZstdError if module else EOFError
 
 
-def decompressed(raw: BinaryIO, what: str = "layer") -> Source:
+def decompressed(raw: Reader, what: str = "layer") -> Source:
     """Return what *raw* holds, decompressed; *what* names it in errors."""
     return Source(raw, what)
 

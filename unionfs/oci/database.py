@@ -1,0 +1,132 @@
+"""What the store knows beyond its blobs: names, images, unpacked layers, writable layers, mounts.
+
+SQLite in WAL mode; every change is one transaction, so a crash leaves the state before it or after it.
+A connection lives as long as its transaction: any thread and any process may have its own. Writers
+wait for each other up to BUSY_S; readers wait for nobody.
+
+Use counts are not stored but counted (`layer_uses`): a number that is computed cannot be wrong.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from unionfs.errors import ImageError
+
+__all__ = ["Database"]
+
+BUSY_S: Final = 60.0
+VERSION: Final = 1
+
+SCHEMA: Final = """
+CREATE TABLE images (
+    manifest TEXT PRIMARY KEY,      -- digest of the manifest for one platform
+    media_type TEXT NOT NULL,
+    size INTEGER NOT NULL,          -- bytes of the manifest
+    config TEXT NOT NULL,           -- digest of the configuration: the image id
+    added_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX images_by_id ON images (config);
+CREATE TABLE names (
+    name TEXT PRIMARY KEY,          -- complete: registry, repository, tag
+    manifest TEXT NOT NULL REFERENCES images (manifest),
+    root TEXT NOT NULL,             -- what the registry means by the name: the manifest, or an index
+    root_type TEXT NOT NULL,
+    root_size INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX names_by_image ON names (manifest);
+CREATE TABLE image_layers (
+    manifest TEXT NOT NULL REFERENCES images (manifest) ON DELETE CASCADE,
+    position INTEGER NOT NULL,      -- 0 is the bottom
+    blob TEXT NOT NULL,
+    blob_size INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
+    diff_id TEXT NOT NULL,
+    chain_id TEXT NOT NULL,
+    PRIMARY KEY (manifest, position)
+) WITHOUT ROWID;
+CREATE INDEX image_layers_by_chain ON image_layers (chain_id);
+CREATE TABLE layers (
+    chain_id TEXT PRIMARY KEY,      -- unpacked, in layers/HEX
+    diff_id TEXT NOT NULL,
+    parent TEXT,                    -- chain id of the layer below, NULL for the bottom
+    size INTEGER NOT NULL,          -- bytes of content
+    files INTEGER NOT NULL,
+    user_form INTEGER NOT NULL,     -- 1: written without root, see oci/form.py
+    unpacked_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE containers (
+    name TEXT PRIMARY KEY,          -- a writable layer, in containers/NAME
+    manifest TEXT NOT NULL REFERENCES images (manifest),
+    created_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE mounts (
+    lock TEXT PRIMARY KEY,          -- locked as long as the mount lives
+    manifest TEXT NOT NULL,
+    container TEXT,
+    mountpoint TEXT NOT NULL,
+    since_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE VIEW layer_uses AS
+    SELECT chain_id, COUNT(DISTINCT manifest) AS images FROM image_layers GROUP BY chain_id;
+"""
+
+
+class Database:
+    """The file, and transactions on it."""
+
+    def __init__(self, path: Path) -> None:
+        """Use the database at *path*, making it where it is missing."""
+        self.path = path
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """See one consistent state for the whole block."""
+        with self._connection() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+
+    @contextmanager
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """Make one change: all of the block, or, if it raises, nothing of it."""
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)) as connection:
+                connection.row_factory = sqlite3.Row
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.execute("PRAGMA synchronous = FULL")  # a name that was reported survives a power cut
+                self._prepare(connection)
+                yield connection
+        except sqlite3.DatabaseError as error:
+            raise ImageError(f"{self.path}: {error}; try: unionfs check --repair") from error
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == VERSION:
+            return
+        if version > VERSION:
+            raise ImageError(
+                f"{self.path} was written by a newer unionfs (version {version}, this one knows {VERSION})"
+            )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:  # nobody else made it meanwhile
+            for statement in SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")

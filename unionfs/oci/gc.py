@@ -1,0 +1,121 @@
+"""Collect garbage: mark what names lead to, sweep the rest.
+
+Roots are the images, with or without names; each leads to its manifest, its configuration, its layers'
+blobs, the indexes its names mean, and its unpacked layers. Everything else in the store is garbage:
+blobs of images that were removed, layers nobody has, what crashed commands left in staging/.
+
+The store's lock is taken for oneself: nobody is adding an image meanwhile, so a blob that no image
+leads to is not one that an image is about to lead to. Every step of the sweep leaves a sound store.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unionfs.errors import ImageError
+from unionfs.linux.flock import Lock
+from unionfs.oci.digest import Digest
+from unionfs.oci.images import Images
+from unionfs.oci.snapshots import Snapshots, remove_path
+
+__all__ = ["Garbage", "collect", "garbage", "tree_size"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Garbage:
+    """Something that nothing leads to."""
+
+    kind: str
+    """"blob", "layer", "index", "partial", "staging" or "container"."""
+    name: str
+    size: int
+    """Bytes on disk."""
+
+
+def garbage(images: Images, *, partial: bool = True) -> list[Garbage]:
+    """Return what a collection would remove; *partial* downloads only if asked, they can be resumed."""
+    blobs, layers, containers = _marked(images)
+    found = [Garbage("blob", digest.hex, images.blobs.size(digest)) for digest in images.blobs if digest not in blobs]
+    for kind, directory, kept in (
+        ("layer", "layers", layers),
+        ("index", "indexes", layers),
+        ("container", "containers", containers),
+        ("staging", "staging", set()),
+        ("partial", "partial", set()),
+    ):
+        if kind != "partial" or partial:
+            found += _unmarked(kind, images.root / directory, kept)
+    return sorted(found)
+
+
+def _unmarked(kind: str, directory: Path, kept: set[str]) -> Iterator[Garbage]:
+    for entry in os.scandir(directory):
+        if entry.name not in kept:
+            yield Garbage(kind, entry.name, tree_size(Path(entry.path)))
+
+
+def _marked(images: Images) -> tuple[set[Digest], set[str], set[str]]:
+    """Return the blobs, layer directories and container directories that are in use."""
+    with images.database.reading() as db:
+        blobs = {row[0] for row in db.execute("SELECT manifest FROM images UNION SELECT config FROM images")}
+        blobs |= {row[0] for row in db.execute("SELECT blob FROM image_layers UNION SELECT root FROM names")}
+        layers = {row[0] for row in db.execute("SELECT chain_id FROM image_layers")}
+        known = {row[0] for row in db.execute("SELECT chain_id FROM layers")}
+        containers = {row[0] for row in db.execute("SELECT name FROM containers")}
+    return {Digest(text) for text in blobs}, {Digest(text).hex for text in layers & known}, containers
+
+
+def collect(images: Images, *, wait: bool = True, partial: bool = False) -> list[Garbage] | None:
+    """Remove all garbage and return what it was; None when somebody adds an image and *wait* is false."""
+    lock = Lock(images.root / "locks" / "store")
+    if not lock.acquire(wait=wait):
+        return None
+    try:
+        found = garbage(images, partial=partial)
+        snapshots = Snapshots(images.root, images.blobs, images.database)
+        for item in found:
+            _sweep(images, snapshots, item)
+        _forget_locks(images.root / "locks")
+        return found
+    finally:
+        lock.release()
+
+
+def _sweep(images: Images, snapshots: Snapshots, item: Garbage) -> None:
+    match item.kind:
+        case "blob":
+            images.blobs.delete(Digest.from_hex(item.name))
+        case "layer" | "index":
+            try:
+                snapshots.forget(Digest.from_hex(item.name))
+            except ImageError:  # its name is no digest: somebody else's file
+                remove_path(images.root / ("layers" if item.kind == "layer" else "indexes") / item.name)
+        case "container":
+            remove_path(images.root / "containers" / item.name)
+        case _:
+            remove_path(images.root / item.kind / item.name)
+
+
+def _forget_locks(directory: Path) -> None:
+    """Remove the lock files of blobs and layers: with the store's lock held, nobody has them open."""
+    for entry in os.scandir(directory):
+        if entry.name.startswith(("blob-", "layer-")):
+            os.unlink(entry.path)
+
+
+def tree_size(path: Path) -> int:
+    """Return the bytes that a file or a tree occupies; hard links count once."""
+    seen: set[tuple[int, int]] = set()
+    total, stack = 0, [os.fsencode(path)]
+    while stack:
+        top = stack.pop()
+        st = os.lstat(top)
+        if (st.st_dev, st.st_ino) in seen:
+            continue
+        if st.st_nlink > 1:
+            seen.add((st.st_dev, st.st_ino))
+        total += st.st_blocks * 512
+        if (st.st_mode & 0o170000) == 0o040000:
+            stack += [top + b"/" + name for name in os.listdir(top)]
+    return total

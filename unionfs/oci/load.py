@@ -1,0 +1,240 @@
+"""Bring in images that other tools wrote to a file or a directory, whatever format that is.
+
+    oci-archive, oci       oci-layout, index.json, blobs/sha256/HEX          (skopeo, umoci, docker since 25)
+    docker-archive         manifest.json: [{Config, RepoTags, Layers}]       (docker save, podman save)
+    docker-dir             manifest.json: the manifest itself; blobs by HEX  (skopeo dir:)
+
+An archive is read once, from its beginning to its end, so a pipe will do: everything in it that could
+be a layer goes into the store as it passes by, under the digest that it turns out to have; documents are
+kept in memory and understood at the end. Names in the archive are keys and never paths.
+"""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from unionfs.errors import ImageError
+from unionfs.oci.compression import decompressed, kind_of
+from unionfs.oci.digest import CHUNK, Digest, Reader
+from unionfs.oci.entry import Kind
+from unionfs.oci.images import Image, Images
+from unionfs.oci.layout import names_in
+from unionfs.oci.model import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    DOCKER_MANIFEST,
+    INDEX_TYPES,
+    Descriptor,
+    Manifest,
+    encode,
+    media_type_of,
+    parse_config,
+    parse_index,
+    parse_manifest,
+)
+from unionfs.oci.platforms import Platform, choose, host_platform
+from unionfs.oci.reference import Reference
+from unionfs.oci.store import MAX_DOCUMENT, BlobStore
+from unionfs.oci.tarstream import TarReader
+
+__all__ = ["Arrived", "arrive", "load"]
+
+_DOCUMENT: Final = re.compile(r"[^/]+\.json|oci-layout|repositories|version|[0-9a-f]{64}/(json|VERSION)")
+_BLOB: Final = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})")
+_LAYER: Final = re.compile(r"([^/]+/)?[^/]+\.tar(\.gz|\.zst)?|[^/]+/layer\.tar")
+_LAYERS: Final = {"tar": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP, "zstd": DOCKER_LAYER + ".zstd"}
+MAX_FILES: Final = 100_000
+
+
+class _Saved(msgspec.Struct, rename="pascal"):
+    """One image in docker's manifest.json."""
+
+    config: str
+    layers: tuple[str, ...]
+    repo_tags: tuple[str, ...] | None = None
+
+
+class Arrived:
+    """What an archive held: documents by path, and blobs that are in the store now."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self.blobs = blobs
+        self.documents: dict[str, bytes] = {}
+        self.files: dict[str, Digest] = {}
+        self.links: dict[str, str] = {}
+
+    def take(self, path: str, size: int, content: Reader) -> None:
+        """Take one file in."""
+        if len(self.files) + len(self.documents) >= MAX_FILES:
+            raise ImageError(f"an archive of images has more than {MAX_FILES} files")
+        if (blob := _BLOB.fullmatch(path)) is not None:
+            self.files[path] = self.blobs.put_stream(content, Digest.from_hex(blob[1]), size)
+        elif _DOCUMENT.fullmatch(path) and size <= MAX_DOCUMENT:
+            self.documents[path] = content.read(size)
+        elif _LAYER.fullmatch(path):
+            self.files[path] = self.blobs.put_stream(content, None, size)
+        else:
+            raise ImageError(f"not an archive of images: it holds {path!r}; a root file system? try: unionfs import")
+
+    def digest(self, path: str) -> Digest:
+        """Return what the file at *path* is called in the store; documents are put there now.
+
+        Raises:
+            ImageError: the archive has no such file.
+        """
+        path = posixpath.normpath(self.links.get(posixpath.normpath(path), path))
+        if path in self.documents:
+            return self.blobs.put(self.documents[path])
+        if path not in self.files:
+            raise ImageError(f"the archive names {path!r} and does not hold it")
+        return self.files[path]
+
+
+def load(images: Images, source: Path | BinaryIO, platform: Platform | None = None) -> list[Image]:
+    """Bring in every image of *source*: an open archive, or the path of an archive or a directory.
+
+    Hold `Images.using`, as for `Images.add`.
+
+    Raises:
+        ImageError: it is none of the formats, damaged, or holds no image for *platform*.
+    """
+    arrived = Arrived(images.blobs)
+    arrive(source, arrived)
+    loaded = []
+    for descriptor, names in _understood(arrived, platform):
+        image = images.add(descriptor)
+        for name in names:
+            images.tag(image, name)
+        loaded.append(images.by_manifest(image.descriptor.digest))
+    return loaded
+
+
+def arrive(source: Path | BinaryIO, into: Arrived) -> None:
+    """Take in everything that *source* holds."""
+    if not isinstance(source, Path):
+        _from_archive(source, into)
+    elif source.is_dir():
+        _from_directory(source, into)
+    else:
+        with source.open("rb") as file:
+            _from_archive(file, into)
+
+
+def _from_archive(file: BinaryIO, into: Arrived) -> None:
+    reader = TarReader(decompressed(file, "archive"))
+    for member in reader:
+        path = posixpath.normpath(os.fsdecode(member.path)).lstrip("/")
+        if member.kind is Kind.FILE and member.extents is None:
+            into.take(path, member.size, _Content(reader))
+        elif member.kind is Kind.SYMLINK:
+            into.links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), os.fsdecode(member.link)))
+        elif member.kind is Kind.HARDLINK:
+            into.links[path] = posixpath.normpath(os.fsdecode(member.link))
+
+
+class _Content:
+    """The current member of an archive, as a file to read from."""
+
+    def __init__(self, reader: TarReader) -> None:
+        self._chunks = (chunk for _, chunk in reader.content())
+        self._rest = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        parts = [self._rest] if self._rest else []
+        have = len(self._rest)
+        while have < (CHUNK if size < 0 else size) and (chunk := next(self._chunks, b"")):
+            parts.append(chunk)
+            have += len(chunk)
+        content = b"".join(parts)
+        wanted = len(content) if size < 0 else size
+        self._rest = content[wanted:]
+        return content[:wanted]
+
+
+def _from_directory(directory: Path, into: Arrived) -> None:
+    for folder in (directory, directory / "blobs" / "sha256"):
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir()):
+            inner = path.relative_to(directory).as_posix()
+            if path.is_file() and not path.is_symlink() and (_BLOB.fullmatch(inner) or _DOCUMENT.fullmatch(inner)):
+                with path.open("rb") as file:
+                    into.take(inner, path.stat().st_size, file)
+
+
+Found = Iterator[tuple[Descriptor, list[Reference]]]
+
+
+def _understood(arrived: Arrived, platform: Platform | None) -> Found:
+    """Yield each image and its names, in whichever format there is."""
+    if "index.json" in arrived.documents:
+        yield from _oci(arrived, platform or host_platform())
+    elif "manifest.json" in arrived.documents:
+        raw = arrived.documents["manifest.json"]
+        yield from _docker(arrived, raw) if raw.lstrip()[:1] == b"[" else _docker_dir(arrived, raw)
+    else:
+        raise ImageError("no image here: neither index.json (OCI) nor manifest.json (docker)")
+
+
+def _oci(arrived: Arrived, platform: Platform) -> Found:
+    found = parse_index(arrived.documents["index.json"]).manifests
+    if not found:
+        raise ImageError("the image layout holds no image")
+    for descriptor in found:
+        chosen = _manifest_of(arrived.blobs, descriptor, platform)
+        yield chosen, list(names_in(descriptor))
+
+
+def _manifest_of(blobs: BlobStore, descriptor: Descriptor, platform: Platform) -> Descriptor:
+    """Follow indexes down to the manifest for *platform*."""
+    for _ in range(4):
+        content = blobs.get(descriptor.digest)
+        if media_type_of(content, descriptor.media_type) not in INDEX_TYPES:
+            return descriptor
+        descriptor = choose(parse_index(content).manifests, platform)
+    raise ImageError("indexes in indexes in indexes")
+
+
+def _docker(arrived: Arrived, raw: bytes) -> Found:
+    try:
+        saved = msgspec.json.decode(raw, type=list[_Saved])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ImageError(f"not a valid manifest.json: {error}") from error
+    for image in saved:
+        config = arrived.digest(image.config)
+        diff_ids = parse_config(arrived.blobs.get(config)).rootfs.diff_ids
+        if len(diff_ids) != len(image.layers):
+            raise ImageError(f"manifest.json has {len(image.layers)} layers, the configuration {len(diff_ids)}")
+        layers = tuple(_layer(arrived, path, diff) for path, diff in zip(image.layers, diff_ids, strict=True))
+        manifest = Manifest(
+            schema_version=2,
+            media_type=DOCKER_MANIFEST,
+            config=Descriptor(media_type=DOCKER_CONFIG, digest=config, size=arrived.blobs.size(config)),
+            layers=layers,
+        )
+        content = encode(manifest)
+        descriptor = Descriptor(media_type=DOCKER_MANIFEST, digest=arrived.blobs.put(content), size=len(content))
+        yield descriptor, [Reference.parse(name) for name in image.repo_tags or ()]
+
+
+def _layer(arrived: Arrived, path: str, diff_id: Digest) -> Descriptor:
+    digest = arrived.digest(path)
+    with arrived.blobs.open(digest) as file:
+        kind = kind_of(file.read(8))
+    if kind not in _LAYERS:
+        raise ImageError(f"layer {path!r} is compressed with {kind}, which no image may be")
+    if kind == "tar" and digest != diff_id:
+        raise ImageError(f"layer {path!r} is {digest.short}, the configuration promises {diff_id.short}")
+    return Descriptor(media_type=_LAYERS[kind], digest=digest, size=arrived.blobs.size(digest))
+
+
+def _docker_dir(arrived: Arrived, raw: bytes) -> Found:
+    media_type = media_type_of(raw)
+    parse_manifest(raw)
+    yield Descriptor(media_type=media_type, digest=arrived.blobs.put(raw), size=len(raw)), []
