@@ -89,7 +89,8 @@ def copy_data(copy: Copy) -> None:
     if copy.metadata_only:
         os.ftruncate(copy.target_fd, copy.st.st_size)
     elif copy.target_fd >= 0 and copy.data >= 0:
-        copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size)
+        has_holes = copy.st.st_blocks * 512 < copy.st.st_size
+        copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size, has_holes=has_holes)
 
 
 def copy_owner(copy: Copy) -> None:

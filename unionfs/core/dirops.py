@@ -260,10 +260,9 @@ def unlink(state: State, parent: Dir, name: bytes) -> None:
 
 def _unlink(state: State, upper: Upper, node: File, parent: Dir, name: bytes) -> None:
     st = before_removal(state, node)
-    leaves_whiteout = is_shown(parent.lowers, name)
     if not is_in_upper(node, parent, name):
         upper.put_whiteout(copyup.directory(state, parent), name)
-    elif leaves_whiteout:
+    elif is_shown(parent.lowers, name):
         upper.replace_by_whiteout(parent.places[0], name)
     else:
         os.unlink(name, dir_fd=parent.places[0].fd())

@@ -140,4 +140,6 @@ def _number(state: State, node: Dir, name: bytes) -> int:
 
 def has_names(state: State, node: Dir) -> bool:
     """Tell whether the union shows anything in *node*."""
+    if len(node.places) == 1 and node.places[0].names is not None:
+        return any(search(node.places, name, state.rules) for name in node.places[0].names)
     return any(True for _ in merged(state, node))

@@ -90,11 +90,14 @@ def is_protected(dirfd: int, name: bytes) -> bool:
     return bool(int.from_bytes(_statx(dirfd, name, 0)[8:16], "little") & _STATX_ATTR_PROTECTED)
 
 
-def _statx(dirfd: int, name: bytes, mask: int) -> bytearray:
-    answer = bytearray(256)
+def _statx(dirfd: int, name: bytes, mask: int) -> bytes:
+    """Return a ``struct statx``. Like all that names a file, for the union's own thread: the buffer is shared."""
     flags = _AT_SYMLINK_NOFOLLOW | (0 if name else AT_EMPTY_PATH)
-    _check(_libc.statx(dirfd, name, flags, mask, (ctypes.c_char * 256).from_buffer(answer)), name)
-    return answer
+    _check(_libc.statx(dirfd, name, flags, mask, _statx_answer), name)
+    return _statx_answer.raw
+
+
+_statx_answer: Final = ctypes.create_string_buffer(256)
 
 
 def exists(dirfd: int, name: bytes) -> bool:

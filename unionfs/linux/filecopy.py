@@ -15,6 +15,9 @@ CHUNK: Final = 1 << 20
 """Bytes per call; bounds how long one call keeps a signal waiting."""
 
 _NO_CLONE: Final = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM})
+_NEVER_CLONES: Final = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.ENOTTY, errno.ENOSYS})
+"""EINVAL and EPERM may be about this one file (its size, its flags)."""
+
 _NO_COPY_RANGE: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
@@ -35,7 +38,7 @@ def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def copy_data(source: int, target: int, size: int) -> int:
+def copy_data(source: int, target: int, size: int, *, has_holes: bool = True) -> int:
     """Make *target*, which is empty, read like the first *size* bytes of *source*; holes stay holes.
 
     Shares extents where the filesystem can. Returns the bytes that were really copied.
@@ -43,21 +46,31 @@ def copy_data(source: int, target: int, size: int) -> int:
     if not size:
         return 0
     if _clone(source, target):
+        os.ftruncate(target, size)
         return 0
     copied = 0
-    for start, end in data_ranges(source, size):
+    for start, end in data_ranges(source, size) if has_holes else ((0, size),):
         copied += _copy_range(source, target, start, end)
-    if os.fstat(target).st_size < size:
+    if copied < size:
         os.ftruncate(target, size)  # a hole at the end has no data to write
     return copied
 
 
+_cannot_clone: Final[set[tuple[int, int]]] = set()
+"""Pairs of filesystems (st_dev of source and target) that do not share extents: asked once, not for each file."""
+
+
 def _clone(source: int, target: int) -> bool:
+    pair = (os.fstat(source).st_dev, os.fstat(target).st_dev)
+    if pair in _cannot_clone:
+        return False
     try:
         fcntl.ioctl(target, FICLONE, source)
     except OSError as exc:
         if exc.errno not in _NO_CLONE:
             raise
+        if exc.errno in _NEVER_CLONES:
+            _cannot_clone.add(pair)
         return False
     return True
 

@@ -30,6 +30,11 @@ class _Handle(ctypes.Structure):
     )
 
 
+_DATA: Final = _Handle.f_handle.offset
+_mount_id: Final = ctypes.byref(ctypes.c_int())
+"""Where the kernel writes the number of the mount, which nobody reads."""
+
+
 class FileHandle(NamedTuple):
     """One file of a filesystem, as the filesystem itself encodes it."""
 
@@ -39,15 +44,14 @@ class FileHandle(NamedTuple):
 
 def handle_of(dirfd: int, name: bytes = b"") -> FileHandle | None:
     """Return the handle of *name* (of *dirfd* itself if empty), or None if the filesystem has none."""
-    handle = _Handle(handle_bytes=_MAX_HANDLE)
-    mount_id = ctypes.c_int()
+    handle = _Handle(_MAX_HANDLE)
     flags = 0 if name else _AT_EMPTY_PATH
-    if _libc.name_to_handle_at(dirfd, name, ctypes.byref(handle), ctypes.byref(mount_id), flags) < 0:
+    if _libc.name_to_handle_at(dirfd, name, ctypes.byref(handle), _mount_id, flags) < 0:
         code = ctypes.get_errno()
         if code in {errno.EOPNOTSUPP, errno.EOVERFLOW}:
             return None
         raise OSError(code, os.strerror(code), os.fsdecode(name))
-    return FileHandle(handle.handle_type, bytes(handle.f_handle[: handle.handle_bytes]))
+    return FileHandle(handle.handle_type, bytes(memoryview(handle).cast("B")[_DATA : _DATA + handle.handle_bytes]))
 
 
 def open_handle(mountfd: int, handle: FileHandle, flags: int = os.O_PATH) -> int | None:
