@@ -66,10 +66,10 @@ class Copy:
         return at.proc_path(self.upper.work_fd, self.temp)
 
     def close(self) -> None:
-        for fd in (self.data, self.target_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.data = self.target_fd = -1
+        own = {self.data, self.target_fd, self.source if isinstance(self.source, int) else -1}
+        for fd in own - {-1}:
+            os.close(fd)
+        self.data = self.target_fd = self.source = -1
 
 
 def make(copy: Copy) -> None:
@@ -243,8 +243,8 @@ def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) ->
         copy.data = at.open_file(data_place.fd(), data_name, os.O_RDONLY)
         copy.size = wanted
         copy.flags = _flags(copy.data)
-        if node.data is None:
-            copy.source = copy.data  # a worker may not use the place's descriptor
+        # a worker may not use the place's descriptor, which may be closed and its number given away
+        copy.source = copy.data if node.data is None else at.open_file(node.place.fd(), node.real, os.O_RDONLY)
     elif stat.S_ISLNK(st.st_mode):
         copy.link = os.readlink(node.real, dir_fd=node.place.fd())
     return copy

@@ -52,8 +52,6 @@ def _search(state: State, parent: Dir, name: bytes) -> Found | None:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     if parent.final is not None or name.startswith(ondisk.WHITEOUT_PREFIX):
         return None
-    if len(state.descriptors.opened) > state.descriptors.limit:
-        state.descriptors.trim()
     return search(parent.places, name, state.rules)
 
 

@@ -131,10 +131,13 @@ class Place:
             closed.append(above)
         if above is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        fd = above.fd()
+        fd, between = above.fd(), None
         for place in reversed(closed):
             fd = at.open_directory(fd, place.name)
             place.adopt(fd)
+            if between is not None and len(self.cache.opened) > self.cache.limit:
+                between.close()  # only this walk has used it
+            between = place
         return fd
 
     @property

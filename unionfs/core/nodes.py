@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, final
 
-from unionfs.core.layer import Place
+from unionfs.core.layer import Descriptors, Place
 from unionfs.names import ROOT_ID, NodeId
 
 if TYPE_CHECKING:
@@ -123,11 +123,12 @@ Node = File | Dir
 class NodeTable:
     """Every node the kernel knows, by node id; hard links also by inode number."""
 
-    __slots__ = ("_by_id", "_linked", "_next", "root")
+    __slots__ = ("_by_id", "_descriptors", "_linked", "_next", "root")
 
-    def __init__(self, root: Dir) -> None:
+    def __init__(self, root: Dir, descriptors: Descriptors) -> None:
         self._by_id: dict[int, Node] = {}
         self._linked: dict[int, File] = {}
+        self._descriptors = descriptors
         self._next = _PRIVATE
         self.root = root
         root.nodeid = ROOT_ID
@@ -137,11 +138,13 @@ class NodeTable:
         return len(self._by_id)
 
     def __getitem__(self, nodeid: int) -> Node:
-        """Return the node.
+        """Return the node. Every request begins with this, so it is the moment to close descriptors.
 
         Raises:
             OSError: ESTALE, no such node is known.
         """
+        if len(self._descriptors.opened) > self._descriptors.limit:
+            self._descriptors.trim()
         try:
             return self._by_id[nodeid]
         except KeyError:

@@ -166,7 +166,7 @@ def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
         layers=tuple(layers),
         rules=rules,
         descriptors=cache,
-        nodes=NodeTable(root),
+        nodes=NodeTable(root, cache),
         files=FileTable(),
         upper=None,
     )
