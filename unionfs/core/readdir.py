@@ -68,7 +68,7 @@ def merged(state: State, node: Dir) -> Iterator[DirEntry]:
     for name, (place, real, kind) in decided.items():
         if kind is not None:
             ambiguous = name in again or (place.impure and place.layer.writable)
-            ino = _number(state, node, name) if ambiguous else inos.number(place.layer.fsid, real)
+            ino = (ambiguous and _number(state, node, name)) or inos.number(place.layer.fsid, real)
             yield DirEntry(name, ino, kind)
 
 
@@ -120,7 +120,7 @@ def _is_whiteout(place: Place, name: bytes) -> bool:
 
 
 def _number(state: State, node: Dir, name: bytes) -> int:
-    """Return the inode number that a stat of *name* would show."""
+    """Return the inode number that a stat of *name* would show; 0 if none can be shown."""
     known = node.children.get(name)
     if known is not None:
         return known.ino

@@ -7,7 +7,7 @@ import errno
 import os
 
 from unionfs.core import copyup
-from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.nodes import Dir, Node
 from unionfs.core.state import State
 from unionfs.linux import at, xattr
 
@@ -78,12 +78,12 @@ def setxattr(state: State, node: Node, name: bytes, value: bytes, flags: int = 0
     stored = _on_disk(state, name)
     if stored is None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    if flags and isinstance(node, File):
+    if flags and not node_is_upper(node):
         _check_flags(node, stored, flags)
     xattr.set(_target(state, node), stored, value, flags)
 
 
-def _check_flags(node: File, stored: str, flags: int) -> None:
+def _check_flags(node: Node, stored: str, flags: int) -> None:
     """Refuse before a copy-up what would be refused after it."""
     is_set = xattr.get(_source(node), stored) is not None
     if flags & os.XATTR_CREATE and is_set:
