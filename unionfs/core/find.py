@@ -7,6 +7,7 @@ recognised as one the kernel knows already: under this name, or as another hard 
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from typing import Final
 
 from unionfs.core import attrs, inos, ondisk
@@ -102,7 +103,7 @@ def _attach_index(state: State, file: File, found: Found) -> None:
     index.attach(file, entry, origin[1].st_nlink if origin else 0)
 
 
-def directory_number(places: list[Place], top: os.stat_result) -> int:
+def directory_number(places: Sequence[Place], top: os.stat_result) -> int:
     """Return a directory's inode number: that of its topmost lower directory, so a copy-up keeps it."""
     first = places[0]
     if first.layer.writable and len(places) > 1:

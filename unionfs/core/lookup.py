@@ -32,6 +32,7 @@ __all__ = ["Found", "Rules", "is_shown", "search"]
 
 _S_IFMT: Final = 0o170000
 _S_IFDIR: Final = stat.S_IFDIR
+_S_IFCHR: Final = stat.S_IFCHR
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,11 @@ class Rules:
     metacopy: bool = False
     """Believe metacopy marks."""
 
-    @property
-    def bottom(self) -> int:
-        """The index of the lowest layer."""
-        return self.layers[-1].index
+    bottom: int = field(init=False)
+    """The index of the lowest layer."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bottom", self.layers[-1].index)
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ class Found:
 
     st: os.stat_result
     """The attributes of the topmost."""
-    dirs: list[Place] = field(default_factory=list)
+    dirs: Sequence[Place] = ()
     place: Place | None = None
     real: bytes = b""
     data: tuple[Place, bytes] | None = None
@@ -75,40 +77,49 @@ def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:
     Costs one lstat per place asked and, for each directory that others may lie below, one open and
     one listxattr.
     """
-    dirs: list[Place] = []
-    top: os.stat_result | None = None
-    asked: list[tuple[Place, bytes]] = []
-    refused = False
-    queue = [(place, name) for place in places]
-    at = 0
-    while at < len(queue):
-        place, real = queue[at]
-        at += 1
-        st = place.find(real)
+    for at, place in enumerate(places):
+        st = place.find(name)
         if st is None:
-            asked.append((place, real))
             continue
-        if _is_deleted(asked, place, real, st):
-            break
-        if st.st_mode & _S_IFMT != _S_IFDIR:
-            if dirs:
+        kind = st.st_mode & _S_IFMT
+        if kind == _S_IFDIR:
+            return _merge(places, at, name, st, rules)
+        if at and any(above.deletes_below(name) for above in places[:at]):
+            return None
+        if (kind == _S_IFCHR and not st.st_rdev) or (place.xwhiteouts and place.is_whiteout(name, st)):
+            return None
+        if place.layer.index >= rules.bottom and not rules.data_layers:
+            return Found(st, (), place, name)
+        return _file(place, name, st, [(below, name) for below in places[at + 1 :]], rules)
+    return None
+
+
+def _merge(places: Sequence[Place], at: int, name: bytes, top: os.stat_result, rules: Rules) -> Found | None:
+    """Return the directory *name*, whose topmost part, with attributes *top*, is in ``places[at]``."""
+    asked = [(above, name) for above in places[:at]]
+    queue = [(place, name) for place in places[at:]]
+    dirs: list[Place] = []
+    refused = False
+    while queue:
+        place, real = queue.pop(0)
+        st = place.find(real) if dirs else top
+        if st is not None:
+            if _is_deleted(asked, place, real, st) or st.st_mode & _S_IFMT != _S_IFDIR:
                 break
-            return _file(place, real, st, queue[at:], rules)
-        if refused:
-            raise RefusedMark("a redirect; mount with redirect_dir=on or follow to follow it")
-        hit = place.child(real)
-        dirs.append(hit)
-        top = top or st
-        if place.layer.index >= rules.bottom:
-            break
+            if refused:
+                raise RefusedMark("a redirect; mount with redirect_dir=on or follow to follow it")
+            hit = place.child(real)
+            dirs.append(hit)
+            if place.layer.index >= rules.bottom:
+                break
+            hit.read_marks()
+            if hit.opaque:
+                break
+            if hit.redirect:
+                queue = _redirected(hit, queue, rules)
+                refused = not rules.follow_redirects
         asked.append((place, real))
-        hit.read_marks()
-        if hit.opaque:
-            break
-        if hit.redirect:
-            queue[at:] = _redirected(hit, queue[at:], rules)
-            refused = not rules.follow_redirects
-    return Found(top, dirs) if top is not None else None
+    return Found(top, dirs) if dirs else None
 
 
 def _is_deleted(asked: list[tuple[Place, bytes]], place: Place, real: bytes, st: os.stat_result) -> bool:
@@ -170,9 +181,7 @@ def _step(place: Place, parts: list[bytes], left: int) -> tuple[Place | None, bo
 
 
 def _file(place: Place, real: bytes, st: os.stat_result, below: list[tuple[Place, bytes]], rules: Rules) -> Found:
-    found = Found(st, place=place, real=real)
-    if place.layer.index >= rules.bottom and not rules.data_layers:
-        return found
+    found = Found(st, (), place, real)
     if not (rules.metacopy or (place.layer.writable and place.impure)):
         return found
     names = xattr.names(place.target(real))
