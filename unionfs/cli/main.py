@@ -23,6 +23,18 @@ COMMANDS: Final = {
     "umount": ("unionfs.cli.umount", "unmount"),
     "mounts": ("unionfs.cli.mounts", "list what is mounted"),
     "doctor": ("unionfs.cli.doctor", "check what this machine can do, and say what to do about it"),
+    "images": ("unionfs.cli.images", "list the images in the store"),
+    "tag": ("unionfs.cli.tag", "give an image another name"),
+    "rmi": ("unionfs.cli.rmi", "remove images"),
+    "prune": ("unionfs.cli.prune", "remove images and data that nothing uses"),
+    "inspect": ("unionfs.cli.inspect", "show everything about an image"),
+    "history": ("unionfs.cli.history", "show how an image was made"),
+    "df": ("unionfs.cli.df", "show what the store's disk space is used for"),
+    "load": ("unionfs.cli.load", "bring in images from an archive or a directory"),
+    "save": ("unionfs.cli.save", "write images to an archive or a directory"),
+    "import": ("unionfs.cli.import_", "make an image of a tar of a root file system"),
+    "export": ("unionfs.cli.export", "write what an image shows as a tar"),
+    "commit": ("unionfs.cli.commit", "make an image of what was changed in a container"),
     "demo": ("unionfs.cli.demo", "see a union at work, on layers out of the distribution's packages"),
 }
 """Name to module and one line for the help."""

@@ -64,7 +64,7 @@ CREATE TABLE containers (
 ) WITHOUT ROWID;
 CREATE TABLE mounts (
     lock TEXT PRIMARY KEY,          -- locked as long as the mount lives
-    manifest TEXT NOT NULL,
+    manifest TEXT NOT NULL REFERENCES images (manifest),
     container TEXT,
     mountpoint TEXT NOT NULL,
     since_ns INTEGER NOT NULL
@@ -112,6 +112,8 @@ class Database:
                 connection.execute("PRAGMA synchronous = FULL")  # a name that was reported survives a power cut
                 self._prepare(connection)
                 yield connection
+        except sqlite3.IntegrityError:
+            raise  # an answer to the statement, not about the file
         except sqlite3.DatabaseError as error:
             raise ImageError(f"{self.path}: {error}; try: unionfs check --repair") from error
 

@@ -10,6 +10,7 @@ leads to is not one that an image is about to lead to. Every step of the sweep l
 
 import os
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,13 @@ class Garbage:
     """Bytes on disk."""
 
 
-def garbage(images: Images, *, partial: bool = True) -> list[Garbage]:
-    """Return what a collection would remove; *partial* downloads only if asked, they can be resumed."""
-    blobs, layers, containers = _marked(images)
+def garbage(images: Images, *, partial: bool = True, without: AbstractSet[Digest] = frozenset()) -> list[Garbage]:
+    """Return what a collection would remove.
+
+    *partial* downloads only if asked, they can be resumed. The images *without*, by manifest, are taken
+    for gone already.
+    """
+    blobs, layers, containers = _marked(images, without)
     found = [Garbage("blob", digest.hex, images.blobs.size(digest)) for digest in images.blobs if digest not in blobs]
     for kind, directory, kept in (
         ("layer", "layers", layers),
@@ -55,15 +60,19 @@ def _unmarked(kind: str, directory: Path, kept: set[str]) -> Iterator[Garbage]:
             yield Garbage(kind, entry.name, tree_size(Path(entry.path)))
 
 
-def _marked(images: Images) -> tuple[set[Digest], set[str], set[str]]:
+def _marked(images: Images, without: AbstractSet[Digest]) -> tuple[set[str], set[str], set[str]]:
     """Return the blobs, layer directories and container directories that are in use."""
     with images.database.reading() as db:
-        blobs = {row[0] for row in db.execute("SELECT manifest FROM images UNION SELECT config FROM images")}
-        blobs |= {row[0] for row in db.execute("SELECT blob FROM image_layers UNION SELECT root FROM names")}
-        layers = {row[0] for row in db.execute("SELECT chain_id FROM image_layers")}
-        known = {row[0] for row in db.execute("SELECT chain_id FROM layers")}
-        containers = {row[0] for row in db.execute("SELECT name FROM containers")}
-    return {Digest(text) for text in blobs}, {Digest(text).hex for text in layers & known}, containers
+        kept = [row for row in db.execute("SELECT manifest, config FROM images") if row["manifest"] not in without]
+        blobs = {digest for row in kept for digest in row}
+        manifests = {row["manifest"] for row in kept}
+        of_images = [row for row in db.execute("SELECT * FROM image_layers") if row["manifest"] in manifests]
+        blobs |= {row["blob"] for row in of_images}
+        blobs |= {row["root"] for row in db.execute("SELECT manifest, root FROM names") if row["manifest"] in manifests}
+        known = {row["chain_id"] for row in db.execute("SELECT chain_id FROM layers")}
+        containers = {row["name"] for row in db.execute("SELECT name FROM containers")}
+    layers = {row["chain_id"] for row in of_images} & known
+    return blobs, {Digest(text).hex for text in layers}, containers
 
 
 def collect(images: Images, *, wait: bool = True, partial: bool = False) -> list[Garbage] | None:
@@ -73,7 +82,7 @@ def collect(images: Images, *, wait: bool = True, partial: bool = False) -> list
         return None
     try:
         found = garbage(images, partial=partial)
-        snapshots = Snapshots(images.root, images.blobs, images.database)
+        snapshots = Snapshots.of(images)
         for item in found:
             _sweep(images, snapshots, item)
         _forget_locks(images.root / "locks")

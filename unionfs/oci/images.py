@@ -8,11 +8,11 @@ Whoever adds an image, or uses one that could go, holds the store (`Images.using
 is already there is collected as garbage. See `gc` for the other side of that lock.
 """
 
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unionfs.errors import ImageError, NoSuchImage
 from unionfs.linux.flock import Lock
@@ -22,9 +22,6 @@ from unionfs.oci.layout import index_of, store_root, write_index
 from unionfs.oci.model import Descriptor, ImageConfig, Manifest, parse_config, parse_manifest
 from unionfs.oci.reference import Reference
 from unionfs.oci.store import BlobStore
-
-if TYPE_CHECKING:
-    import sqlite3
 
 __all__ = ["Image", "Images", "LayerOf", "layers_of"]
 
@@ -135,15 +132,17 @@ class Images:
         """Forget an image and all its names. Its content goes with the next collection of garbage.
 
         Raises:
-            ImageError: a container is built on it.
+            ImageError: it is mounted, or a container is built on it.
         """
         key = str(image.descriptor.digest)
-        with self.database.changing() as db:
-            held = db.execute("SELECT name FROM containers WHERE manifest = ?", (key,)).fetchone()
-            if held:
-                raise ImageError(f"image {image.id.short} is in use by container {held['name']!r}; try: unionfs rmi -f")
-            db.execute("DELETE FROM names WHERE manifest = ?", (key,))
-            db.execute("DELETE FROM images WHERE manifest = ?", (key,))
+        try:
+            with self.database.changing() as db:
+                db.execute("DELETE FROM names WHERE manifest = ?", (key,))
+                db.execute("DELETE FROM images WHERE manifest = ?", (key,))
+        except sqlite3.IntegrityError as error:
+            raise ImageError(
+                f"image {image.id.short} is in use by a container or a mount; try: unionfs rmi -f"
+            ) from error
         self.publish()
 
     def publish(self) -> None:
@@ -236,7 +235,7 @@ def _rows(key: str, layers: Sequence[LayerOf]) -> Iterable[tuple[object, ...]]:
         yield (key, position, str(blob.digest), blob.size, blob.media_type, *ids)
 
 
-def _point(db: "sqlite3.Connection", name: Reference, image: Descriptor, root: Descriptor) -> None:
+def _point(db: sqlite3.Connection, name: Reference, image: Descriptor, root: Descriptor) -> None:
     row = (str(name), str(image.digest), str(root.digest), root.media_type, root.size)
     db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?)", row)
 

@@ -64,9 +64,7 @@ def _now() -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def import_root(
-    images: Images, snapshots: Snapshots, source: Reader, name: Reference | None, note: Note, config: RunConfig
-) -> Image:
+def import_root(images: Images, source: Reader, name: Reference | None, note: Note, config: RunConfig) -> Image:
     """Make a one-layer image of a tar of a root file system; gzip and zstd are kept as they come.
 
     Hold `Images.using`.
@@ -84,7 +82,7 @@ def import_root(
                     sink.write(chunk)
             digest = writer.commit()
     blob = Descriptor(media_type=_LAYERS[kind], digest=digest, size=images.blobs.size(digest))
-    layer = snapshots.take_in(blob)
+    layer = Snapshots.of(images).take_in(blob)
     platform = host_platform()
     empty = ImageConfig(
         architecture=platform.architecture,
@@ -177,16 +175,17 @@ class _Hashed:
 
 
 def commit(
-    images: Images, snapshots: Snapshots, image: Image, upper: Path, note: Note, name: Reference | None
+    images: Images, base: Image, upper: Path, note: Note, name: Reference | None, config: RunConfig | None = None
 ) -> Image:
-    """Make an image of *image* and what was changed in *upper* above it.
+    """Make an image of *base* and what was changed in *upper* above it; *config* is how to run it, if not as *base*.
 
     Hold `Images.using`, and nobody may change *upper* meanwhile.
 
     Raises:
         ImageError: a file changed while it was being packed.
     """
-    chain = snapshots.ensure(image.layers)
+    snapshots = Snapshots.of(images)
+    chain = snapshots.ensure(base.layers)
     spelled = spelled_upper(upper, snapshots.merged(chain))
     below = {item.entry.path: item.below for item in spelled if item.below is not None}
     with closing(LayerFiles([*map(snapshots.path, chain), upper])) as files, images.blobs.writer() as writer:
@@ -200,8 +199,9 @@ def commit(
             pack((item.entry for item in spelled), content, hashed, newest_ns=source_date_ns())
         blob = Descriptor(media_type=OCI_LAYER_GZIP, digest=writer.commit(), size=writer.offset)
     diff_id = hashed.digest
-    layer = LayerOf(blob, diff_id, chain_ids((*image.config.rootfs.diff_ids, diff_id))[-1])
-    return _add(images, image.config, as_oci(image.manifest).layers, layer, note, name)
+    layer = LayerOf(blob, diff_id, chain_ids((*base.config.rootfs.diff_ids, diff_id))[-1])
+    run = replace(base.config, config=config or base.config.config)
+    return _add(images, run, as_oci(base.manifest).layers, layer, note, name)
 
 
 def export(snapshots: Snapshots, chain: Sequence[Digest], upper: Path | None, target: Writer) -> None:

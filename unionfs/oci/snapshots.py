@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 import msgspec
 
@@ -28,7 +28,7 @@ from unionfs.oci.database import Database
 from unionfs.oci.digest import Digest
 from unionfs.oci.entry import Entry
 from unionfs.oci.form import UserForm, form_here
-from unionfs.oci.images import LayerOf
+from unionfs.oci.images import Images, LayerOf
 from unionfs.oci.merged import Merged
 from unionfs.oci.model import Descriptor
 from unionfs.oci.store import BlobStore
@@ -92,6 +92,11 @@ class Snapshots:
         self._blobs = blobs
         self._database = database
         self.limits = Limits()
+
+    @classmethod
+    def of(cls, images: Images) -> Self:
+        """Return those of a store."""
+        return cls(images.root, images.blobs, images.database)
 
     def path(self, chain_id: Digest) -> Path:
         """Where a layer is, or would be."""

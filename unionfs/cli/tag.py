@@ -1,0 +1,29 @@
+"""Give an image another name. A name that another image has is taken from it."""
+
+import argparse
+
+from unionfs.cli.exitcodes import Exit
+from unionfs.cli.store import opened
+from unionfs.errors import ConfigError
+from unionfs.oci.reference import Reference
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.add_argument("image", help="a name, an id, or the beginning of an id")
+    parser.add_argument("names", nargs="+", metavar="NAME[:TAG]")
+
+
+def run(args: argparse.Namespace) -> Exit:
+    images, _ = opened()
+    names = [Reference.parse(text) for text in args.names]
+    for name in names:
+        if name.digest is not None:
+            raise ConfigError(f"{name.familiar} names a digest, which cannot be given to an image")
+    with images.using():
+        image = images.find(args.image)
+        for name in names:
+            images.tag(image, name)
+    return Exit.OK
