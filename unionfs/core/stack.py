@@ -251,4 +251,5 @@ def close_stack(state: State) -> None:
 def _leave_volatile(upper: Upper) -> None:
     """Write everything through, then take the marker away: the upper is as good as any other now."""
     fileops.syncfs(upper.work_fd)
-    remove_tree(upper.work_fd, _VOLATILE[0], is_dir=True)
+    with contextlib.suppress(FileNotFoundError):  # container engines remove it while we are still at this
+        remove_tree(upper.work_fd, _VOLATILE[0], is_dir=True)
