@@ -6,7 +6,8 @@
 
 A signal takes the mount out of the tree at once, open files or not: who asks a daemon to end wants
 it to end, and nothing is lost, because a write was in the upper layer before it was answered.
-SIGUSR1 reports the counts: on stderr in the foreground, else in the log and beside the record.
+SIGUSR1 reports the counts: beside the record, where ``unionfs mounts --stats`` finds them, and in the
+foreground on stderr as well.
 
 A layer in use by a mount that is just ending is waited for: container engines unmount and mount
 again within milliseconds, and the old daemon may still be on its way out.
@@ -164,11 +165,11 @@ class _Served:
         line = json.dumps(counts)
         if self._session.log_file is None:
             print(line, file=sys.stderr, flush=True)  # noqa: T201 - what SIGUSR1 is for
-        else:
-            log.info("counts: %s", line)
         if self._records is not None:
             with suppress(OSError):
                 state.replace(state.statistics_file(self._records, os.getpid()), line)
+        else:
+            log.info("counts: %s", line)
 
     def _forget(self) -> None:
         if self._records is not None:
