@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,11 @@ from benchmarks.results import Results, machine
 from benchmarks.table import render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from benchmarks.rows import Row
 
-__all__ = ["RESULTS", "chosen_contenders", "common_options", "main", "pin", "progress", "run_rows"]
+__all__ = ["RESULTS", "chosen_contenders", "common_options", "main", "pin", "progress", "run_rows", "stoppable"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,7 +37,7 @@ def main(rows: Sequence[Row], question: str, argv: Sequence[str] | None = None) 
     results = Results(
         {**machine(), "base": options.base, "rounds": options.rounds, "pinned": options.pin}, missing=missing
     )
-    with base(options.base) as place:
+    with base(options.base) as place, stoppable():
         run_rows(results, wanted, contenders, (place, options.rounds, options.scale))
     print(render(results, wanted, [contender.name for contender in contenders]))
     path = (
@@ -56,6 +58,14 @@ def common_options(question: str) -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full amount of work (%(default)s)")
     parser.add_argument("--json", type=Path, help="where the samples go")
     return parser
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the block: what was measured by then is still shown, and nothing is left mounted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        yield
 
 
 def pin(wanted: bool) -> None:

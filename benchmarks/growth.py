@@ -8,7 +8,6 @@ serving processes have more after the phases than before, for each file that was
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import daemons
 from benchmarks.bases import base
-from benchmarks.command import RESULTS, chosen_contenders, common_options, pin, progress
+from benchmarks.command import RESULTS, chosen_contenders, common_options, pin, progress, stoppable
 from benchmarks.contenders import BARE, Contender
 from benchmarks.measure import Failed, in_child
 from benchmarks.results import Results, Sample, machine
@@ -234,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     contenders, missing = chosen_contenders(options.only)
     contenders = [contender for contender in contenders if contender.name != BARE]
     results = Results({**machine(), "base": options.base, "rounds": options.rounds}, missing=missing)
-    with base(options.base) as place, contextlib.suppress(KeyboardInterrupt):
+    with base(options.base) as place, stoppable():
         for question in QUESTIONS:
             if not options.rows or question.name in options.rows.split(","):
                 ask(limited(question, options.most), contenders, place, options.rounds, results)
