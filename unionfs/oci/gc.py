@@ -109,7 +109,7 @@ def _sweep(images: Images, snapshots: Snapshots, item: Garbage) -> None:
 def _forget_locks(directory: Path) -> None:
     """Remove the lock files of blobs and layers: with the store's lock held, nobody has them open."""
     for entry in os.scandir(directory):
-        if entry.name.startswith(("blob-", "layer-")):
+        if entry.name.startswith(("blob-", "fetch-", "layer-")):
             os.unlink(entry.path)
 
 

@@ -130,14 +130,20 @@ class Snapshots:
         """
         chain: list[Digest] = []
         for layer in layers:
-            if not self.has(layer.chain_id):
-                with self._lock(layer.chain_id):
-                    if not self.has(layer.chain_id):
-                        watch(layer, "unpacking")
-                        self._unpack(layer, tuple(chain))
-                        watch(layer, "unpacked")
+            self.ensure_one(layer, tuple(chain), watch)
             chain.append(layer.chain_id)
         return tuple(chain)
+
+    def ensure_one(
+        self, layer: LayerOf, below: tuple[Digest, ...], watch: Watcher = lambda _layer, _what: None
+    ) -> None:
+        """Have one layer unpacked, of which all layers *below* (bottom first) already are; else as `ensure`."""
+        if not self.has(layer.chain_id):
+            with self._lock(layer.chain_id):
+                if not self.has(layer.chain_id):
+                    watch(layer, "unpacking")
+                    self._unpack(layer, below)
+                    watch(layer, "unpacked")
 
     def _lock(self, chain_id: Digest) -> Lock:
         return Lock(self.root / "locks" / f"layer-{chain_id.hex}")
