@@ -22,3 +22,6 @@ class Observer:
 
     def end(self, digest: Digest, how: str) -> None:
         """Hear that a blob is there, and how it came about."""
+
+    def unpacked(self, digest: Digest) -> None:
+        """Hear that a layer is a directory now."""

@@ -6,11 +6,11 @@ From the first digest on, every step names the next by digest and size, and whoe
 checked against both; only the meaning of a tag is taken on trust, from hosts with the right to say
 it. What the store already has is not asked for again, so a second pull costs one request.
 
-Nothing here unpacks a layer or names an image in the store: `arrived` is called for each layer as
-soon as it is whole, so that the caller can unpack one while others are on their way.
+Layers are unpacked bottom first, each as soon as it and those below are there, while others are still
+on their way; a name is for the caller to give, when all of it has gone well.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ import trio
 
 from unionfs.errors import ImageError
 from unionfs.oci.digest import Digest
+from unionfs.oci.images import LayerOf, layers_of
 from unionfs.oci.model import (
     INDEX_TYPES,
     Descriptor,
@@ -37,6 +38,7 @@ from unionfs.oci.registry.failures import Patience, one_error
 from unionfs.oci.registry.mirrors import Registries, Right
 from unionfs.oci.registry.observer import Observer
 from unionfs.oci.registry.trail import Trail
+from unionfs.oci.snapshots import Snapshots
 from unionfs.oci.store import MAX_DOCUMENT, BlobStore, SizeMismatch
 
 __all__ = ["Pull", "Pulled"]
@@ -46,10 +48,6 @@ PARALLEL: Final = 4
 
 MAX_NESTING: Final = 3
 """Indexes in indexes; nobody builds more than one in one."""
-
-
-async def _ignore(_layer: Descriptor) -> None:
-    return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +76,8 @@ class Pull:
     platform: Platform | None = None
     """None: this machine's; an image of another one is taken, with a warning, if it has no other."""
     observer: Observer = field(default_factory=Observer)
-    arrived: Callable[[Descriptor], Awaitable[None]] = _ignore
-    """Called once for each different layer that is in the store, in any order."""
+    snapshots: Snapshots | None = None
+    """Where layers are unpacked; None leaves them as blobs."""
 
     async def run(self) -> Pulled:
         """Pull.
@@ -95,7 +93,7 @@ class Pull:
             descriptor, content = await self._chosen(trail, root, content)
             manifest = parse_manifest(content)
             first, config = await self._config(trail, manifest)
-            others = await self._layers(trail, manifest)
+            others = await self._layers(trail, layers_of(manifest, config))
         return Pulled(
             reference=self.reference,
             root=root,
@@ -145,10 +143,6 @@ class Pull:
             raise ImageError(f"its configuration is larger than {MAX_DOCUMENT} bytes")
         received = await self._blob(trail, manifest.config, "configuration")
         config = parse_config(await trio.to_thread.run_sync(self.store.get, manifest.config.digest))
-        if len(config.rootfs.diff_ids) != len(manifest.layers):
-            raise ImageError(
-                f"the manifest has {len(manifest.layers)} layers, its configuration {len(config.rootfs.diff_ids)}"
-            )
         self._check_platform(config)
         return received, config
 
@@ -162,24 +156,34 @@ class Pull:
             raise ImageError(f"{self.reference.familiar} is for {have}, not for {wanted}; try: --platform {have}")
         self.observer.warn(f"{self.reference.familiar} is for {have}, this machine is {wanted}")
 
-    async def _layers(self, trail: Trail, manifest: Manifest) -> int:
-        layers = list({layer.digest: layer for layer in manifest.layers}.values())
+    async def _layers(self, trail: Trail, layers: Sequence[LayerOf]) -> int:
+        blobs = {layer.blob.digest: layer.blob for layer in layers}
+        arrived = {digest: trio.Event() for digest in blobs}
         limit = trio.CapacityLimiter(PARALLEL)
         received = 0
 
-        async def one(layer: Descriptor) -> None:
+        async def fetch(blob: Descriptor) -> None:
             nonlocal received
             async with limit:
-                count = await self._blob(trail, layer, "layer")
+                count = await self._blob(trail, blob, "layer")
             received += count
-            await self.arrived(layer)
+            arrived[blob.digest].set()
 
-        for layer in layers:
-            self.observer.begin(layer.digest, layer.size)
+        async def unpack(snapshots: Snapshots) -> None:
+            for at, layer in enumerate(layers):
+                await arrived[layer.blob.digest].wait()
+                below = tuple(each.chain_id for each in layers[:at])
+                await trio.to_thread.run_sync(snapshots.ensure_one, layer, below)
+                self.observer.unpacked(layer.blob.digest)
+
+        for blob in blobs.values():
+            self.observer.begin(blob.digest, blob.size)
         with one_error():
             async with trio.open_nursery() as nursery:
-                for layer in layers:
-                    nursery.start_soon(one, layer)
+                for blob in blobs.values():
+                    nursery.start_soon(fetch, blob)
+                if self.snapshots:
+                    nursery.start_soon(unpack, self.snapshots)
         return received
 
     async def _blob(self, trail: Trail, blob: Descriptor, what: str) -> int:
@@ -193,5 +197,5 @@ class Pull:
                 self.observer.end(blob.digest, "already here")
                 return 0
             received = await trail.first(Right.PULL, f"{what} {blob.digest.short}", ask)
-        self.observer.end(blob.digest, "done")
+        self.observer.end(blob.digest, "fetched")
         return received
