@@ -35,6 +35,10 @@ COMMANDS: Final = {
     "import": ("unionfs.cli.import_", "make an image of a tar of a root file system"),
     "export": ("unionfs.cli.export", "write what an image shows as a tar"),
     "commit": ("unionfs.cli.commit", "make an image of what was changed in a container"),
+    "pull": ("unionfs.cli.pull", "fetch images from their registries or mirrors"),
+    "push": ("unionfs.cli.push", "send an image to a registry"),
+    "login": ("unionfs.cli.login", "log in to a registry"),
+    "logout": ("unionfs.cli.logout", "log out of a registry"),
     "demo": ("unionfs.cli.demo", "see a union at work, on layers out of the distribution's packages"),
 }
 """Name to module and one line for the help."""

@@ -1,0 +1,102 @@
+"""Push an image to a registry, under its own name or another one.
+
+Layers the registry already has, in this repository or another one of it, are not sent. The image
+keeps its digest. Mirrors are never pushed to.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from unionfs.cli.exitcodes import Exit
+from unionfs.cli.render import as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from unionfs.oci.digest import Digest
+    from unionfs.oci.images import Image, Images
+    from unionfs.oci.model import Descriptor
+    from unionfs.oci.reference import Reference
+    from unionfs.oci.registry.push import Pushed
+
+__all__ = ["configure", "run"]
+
+EPILOG = """examples:
+  unionfs push registry.example/team/app:v1
+  unionfs push 0123456789ab registry.example/team/app:v1
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.epilog = EPILOG
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print each step that was not plain")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("image", metavar="IMAGE", help="a name, or the beginning of an id")
+    parser.add_argument("name", nargs="?", metavar="NAME[:TAG]", help="where to, if it is not the image's own name")
+
+
+def run(args: argparse.Namespace) -> Exit:
+    import trio  # noqa: PLC0415 - the help does without all this
+
+    from unionfs.cli.transfer import Watch  # noqa: PLC0415
+    from unionfs.oci.images import Images  # noqa: PLC0415
+    from unionfs.oci.reference import Reference  # noqa: PLC0415
+    from unionfs.oci.registry import config  # noqa: PLC0415
+    from unionfs.oci.registry.credentials import DockerConfig  # noqa: PLC0415
+    from unionfs.oci.registry.push import Push  # noqa: PLC0415
+
+    images = Images()
+    with images.using(), Watch(verbose=args.verbose, bars=not args.quiet) as watch:
+        image = images.find(args.image)
+        reference = Reference.parse(args.name or args.image)
+        push = Push(
+            reference=reference,
+            root=_root(image, args.image),
+            descriptor=image.descriptor,
+            store=images.blobs,
+            registries=config.load(),
+            docker=DockerConfig.load(),
+            observer=watch,
+            elsewhere=_elsewhere(images, reference),
+        )
+        pushed = trio.run(push.run)
+    if args.json:
+        print(as_json(_values(pushed, image)), end="")
+    elif not args.quiet:
+        print(f"{reference.tag}: digest: {pushed.descriptor.digest} size: {pushed.descriptor.size}")
+    return Exit.OK
+
+
+def _root(image: "Image", text: str) -> "Descriptor":
+    """Return what the name means, an index perhaps; an id means its image alone."""
+    from unionfs.errors import ImageError  # noqa: PLC0415
+    from unionfs.oci.reference import Reference  # noqa: PLC0415
+
+    try:
+        named = dict(zip(image.names, image.roots, strict=True))
+        return named.get(Reference.parse(text), image.descriptor)
+    except ImageError:
+        return image.descriptor
+
+
+def _elsewhere(images: "Images", reference: "Reference") -> "Callable[[Digest], Sequence[str]]":
+    """Return a function from a blob to the repositories of this registry that should hold it."""
+    held: dict[Digest, list[str]] = {}
+    for image in images.all():
+        repositories = {name.repository for name in image.names if name.registry == reference.registry}
+        for digest in (image.manifest.config.digest, *(layer.blob.digest for layer in image.layers)):
+            held.setdefault(digest, []).extend(sorted(repositories - {reference.repository}))
+    return lambda digest: held.get(digest, ())
+
+
+def _values(pushed: "Pushed", image: "Image") -> dict[str, Any]:
+    return {
+        "name": str(pushed.reference),
+        "digest": str(pushed.descriptor.digest),
+        "id": str(image.id),
+        "media_type": pushed.descriptor.media_type,
+        "size": pushed.descriptor.size,
+        "sent": pushed.sent,
+    }
