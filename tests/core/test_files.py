@@ -240,3 +240,11 @@ def test_nothing_is_synced_where_that_was_asked_for(stack: Stacks) -> None:
     fh = s.open("f", os.O_RDWR)
     assert s.union.fsync(fh, False) is None
     assert s.union.syncfs() is None
+
+
+def test_reading_a_lower_file_leaves_its_access_time_alone(stack: Stacks) -> None:
+    s = stack({"f": "data"})
+    before = (s.lowers[0] / "f").stat().st_atime_ns
+    assert s.content(s.open("f")) == b"data"
+    s.write("f", b"D")
+    assert (s.lowers[0] / "f").stat().st_atime_ns == before

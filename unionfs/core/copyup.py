@@ -240,7 +240,7 @@ def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) ->
         copy.origin = origin_mark(node.place, node.real)
     if stat.S_ISREG(st.st_mode):
         data_place, data_name = node.data or (node.place, node.real)
-        copy.data = at.open_file(data_place.fd(), data_name, os.O_RDONLY)
+        copy.data = at.open_unnoticed(data_place.fd(), data_name)
         copy.size = wanted
         copy.flags = _flags(copy.data)
         # a worker may not use the place's descriptor, which may be closed and its number given away
@@ -347,7 +347,7 @@ def copy_up_data(state: State, node: File, size: int | None = None) -> None:
     place, name = node.data
     st = node.place.lstat(node.real)
     wanted = st.st_size if size is None else min(size, st.st_size)
-    copy = Copy(st, node.place.target(node.real), at.open_file(place.fd(), name, os.O_RDONLY), wanted, upper, b"")
+    copy = Copy(st, node.place.target(node.real), at.open_unnoticed(place.fd(), name), wanted, upper, b"")
     copy.target_fd = at.open_file(node.place.fd(), node.real, os.O_RDWR)
     job = Job(lambda: _fill(copy), lambda error: _filled(state, node, copy, error))
     if state.defer and wanted > INLINE_BYTES:

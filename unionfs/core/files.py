@@ -84,7 +84,10 @@ def open_file(state: State, node: File, flags: int) -> Handle:
     if flags & _ACCESS == os.O_RDONLY and not flags & os.O_TRUNC:
         place, name = node.data or (node.place, node.real)
         kept = os.O_RDONLY
-        fd = _descriptor(node, place.fd(), name, kept)
+        if place.layer.writable or node.is_gone:
+            fd = _descriptor(node, place.fd(), name, kept)
+        else:
+            fd = at.open_unnoticed(place.fd(), name)
         if not state.rules.metacopy and place.layer.index < state.rules.bottom:
             copyup.refuse_metacopy(fd, place)
         return state.files.add(OpenFile(node, fd, flags, kept))

@@ -119,6 +119,8 @@ def _replace(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[E
     removed = None if target is None else dirops.before_removal(state, target)
     if there is not None and stat.S_ISDIR(there.st_mode) and any(True for _ in to_place.child(new.name).scan()):
         upper.clear(to_place, new.name)
+        if isinstance(target, Dir):
+            target.places[0].close()  # it was the old directory's
     leaves_whiteout = is_shown(old.parent.lowers, old.name)
     to_place.will_hold(new.name)
     if isinstance(node, Dir) and there is not None and not stat.S_ISDIR(there.st_mode):

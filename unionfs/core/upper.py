@@ -74,6 +74,7 @@ class Upper:
     def staged(self) -> Iterator[bytes]:
         """A fresh name in the work directory; whatever is there afterwards was not published and goes."""
         temp = self.temporary()
+        self.use_umask(0)
         try:
             yield temp
         except BaseException:

@@ -28,6 +28,7 @@ __all__ = [
     "open_directory",
     "open_file",
     "open_path",
+    "open_unnoticed",
     "proc_path",
     "rename",
     "scan",
@@ -125,6 +126,14 @@ def open_directory(dirfd: int, name: bytes) -> int:
 def open_file(dirfd: int, name: bytes, flags: int, mode: int = 0) -> int:
     """Open *name*; a symlink is refused, and a FIFO put in a file's place never blocks."""
     return os.open(name, flags | _FILE, mode, dir_fd=dirfd)
+
+
+def open_unnoticed(dirfd: int, name: bytes) -> int:
+    """Open *name* for reading; its access time is left alone where the kernel lets us."""
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOATIME | _FILE, dir_fd=dirfd)
+    except PermissionError:  # not the owner
+        return os.open(name, os.O_RDONLY | _FILE, dir_fd=dirfd)
 
 
 def open_path(dirfd: int, name: bytes) -> int:
