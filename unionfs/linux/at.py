@@ -152,9 +152,10 @@ def scan(dirfd: int) -> Iterator[os.DirEntry[str]]:
     A descriptor that is a mere place is opened again for reading first.
     """
     try:
-        entries = os.scandir(dirfd)
+        with os.scandir(dirfd) as entries:
+            yield from entries
     except OSError as exc:
-        if exc.errno != errno.EBADF:
+        if exc.errno != errno.EBADF:  # only the first entry can fail with it: so nothing was yielded yet
             raise
         fd = os.open(b"/proc/self/fd/%d" % dirfd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -162,9 +163,6 @@ def scan(dirfd: int) -> Iterator[os.DirEntry[str]]:
                 yield from entries
         finally:
             os.close(fd)
-        return
-    with entries:
-        yield from entries
 
 
 def rename(olddir: int, old: bytes, newdir: int, new: bytes, flags: int = 0) -> None:
