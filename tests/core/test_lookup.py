@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
 
 
 def walk(roots: list[Place], rules: Rules, path: str) -> Found | None:
-    places, found = roots, None
+    places: Sequence[Place] = roots
+    found: Found | None = None
     for name in path.split("/"):
         found = search(places, os.fsencode(name), rules)
         if found is None:
