@@ -1,8 +1,12 @@
-"""Stack directories and mount them as one.
+"""Stack directories, or the layers of an image, and mount them as one.
 
 The first --lower is the top of the read-only layers, each further one lies below it. With --upper
 and --work the union is writable: changes go to the upper directory, the layers stay as they are.
 The command returns when the mount answers requests; a daemon serves it from then on.
+
+Without --lower, IMAGE names an image of the store: read-only, or with --rw and a container's name,
+which keeps the changes from mount to mount. Without a directory it is mounted in a place of the
+store's own. The path is printed, and nothing else: cd $(unionfs mount debian:12).
 """
 
 import argparse
@@ -22,6 +26,8 @@ example:
   unionfs mount --lower app --lower base --upper changes --work scratch /mnt
   unionfs mount --lower base -o metacopy=on,index=on --upper changes --work scratch /mnt
   unionfs umount /mnt
+  unionfs mount debian:12 /mnt
+  unionfs mount debian:12 /mnt --rw work
 
 Without arguments the command lists what is mounted. `unionfs-overlay --help` shows the form with
 lowerdir=, upperdir= and workdir=; every other option of that form may be given here after -o.
@@ -39,7 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=["auto", "direct", "pyfuse3"], help="who speaks with the kernel")
     add("-o", dest="options", action="append", default=[], metavar="OPTION,...", help="more options")
     add("-f", "--foreground", action="store_true", help="stay in the foreground")
-    add("mountpoint", nargs="?", type=Path, help="a directory")
+    add("--rw", nargs="?", const="", metavar="NAME", help="of an image: writable, the changes are kept under NAME")
+    add("places", nargs="*", metavar="[IMAGE] DIR", help="an image, unless --lower is given, and a directory")
 
 
 def run(args: argparse.Namespace) -> Exit:
@@ -52,8 +59,19 @@ def run(args: argparse.Namespace) -> Exit:
         read("ro", reading)
     if args.engine:
         read(f"engine={args.engine}", reading)
-    if args.mountpoint is None:
+    stacked = bool(reading.lower or reading.data_only or named["upper"] or named["work"])
+    if not args.places:
         if reading == Reading() and not args.foreground:
             return mounts.show([], as_json=False, stats=False)
         raise ConfigError("the mountpoint is missing; try: unionfs mount --help")
-    return start(reading, args.mountpoint, foreground=args.foreground)
+    if len(args.places) > 2 - stacked:
+        raise ConfigError(f"too many arguments: {' '.join(args.places)}; try: unionfs mount --help")
+    if stacked:
+        if args.rw is not None:
+            raise ConfigError("--rw is for images; directories have --upper and --work")
+        return start(reading, Path(args.places[0]), foreground=args.foreground)
+
+    from unionfs.cli.image_mount import mount_image  # noqa: PLC0415 - directories do without the store
+
+    mountpoint = Path(args.places[1]) if len(args.places) == 2 else None
+    return mount_image(reading, args.places[0], mountpoint, args.rw, foreground=args.foreground)

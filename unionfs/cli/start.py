@@ -1,6 +1,7 @@
 """From options to a mount that answers: what both forms of the command line end in."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,8 +18,11 @@ LISTED_ONLY: Final = {"relatime"}
 """Flags that mountinfo shows and that need not be asked for."""
 
 
-def start(reading: Reading, mountpoint: Path, *, foreground: bool) -> Exit:
-    """Mount what *reading* asks for; return when it answers requests, in the foreground when it ended."""
+def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Callable[[], None] = lambda: None) -> Exit:
+    """Mount what *reading* asks for; return when it answers requests, in the foreground when it ended.
+
+    The daemon calls *on_ready* when it has let go of everything that it inherited.
+    """
     options = reading.mount()
     if options.remount:
         remount(mountpoint, options.flags)
@@ -37,9 +41,17 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool) -> Exit:
     session = Session(config=config, options=options, mountpoint=mountpoint.absolute(), log_file=log)
     logfile.start_logging(log, debug=options.debug)
     if foreground:
-        session.run(lambda: None)
+        session.run(on_ready)
         return Exit.OK
-    status, text = daemon.daemonize(session.run, describe)
+
+    def serve(ready: Callable[[], None]) -> None:
+        def both() -> None:
+            ready()
+            on_ready()
+
+        session.run(both)
+
+    status, text = daemon.daemonize(serve, describe)
     sys.stderr.write(text)
     return Exit(status)
 

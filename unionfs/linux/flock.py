@@ -21,14 +21,14 @@ class Lock:
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
-        self._path = path
+        self.path = path
         self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd = -1
 
     def acquire(self, *, wait: bool = True) -> bool:
         """Take the lock; False when *wait* is false and somebody else has it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, self._mode | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

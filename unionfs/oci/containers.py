@@ -25,6 +25,9 @@ __all__ = ["Container", "Containers", "Mounted"]
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 
+_HELD: Final[list[Lock]] = []
+"""Locks of the mount that this process serves."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
@@ -117,9 +120,13 @@ class Containers:
         return Container(name=name, image=image, directory=directory, created_ns=created_ns)
 
     def mount(self, image: Image, container: Container | None, mountpoint: Path) -> Lock:
-        """Record a mount; the lock that comes back is its life, and must be held by whoever serves it."""
+        """Record a mount; the lock that comes back is its life: whoever serves it must `hold` it too.
+
+        Raises:
+            ImageError: the image is being removed.
+        """
         name = f"mount-{os.getpid()}-{os.urandom(4).hex()}"
-        lock = Lock(self._images.root / "locks" / name)
+        lock = Lock(self._images.root / "locks" / name, shared=True)
         lock.acquire()
         row = (
             name,
@@ -131,6 +138,13 @@ class Containers:
         with self._images.database.changing() as db:
             db.execute("INSERT INTO mounts VALUES (?, ?, ?, ?, ?)", row)
         return lock
+
+    @staticmethod
+    def hold(lock: Lock) -> None:
+        """Hold the lock of a mount until this process ends, whatever becomes of descriptors it inherited."""
+        own = Lock(lock.path, shared=True)
+        own.acquire(wait=False)
+        _HELD.append(own)
 
     def mounted(self) -> list[Mounted]:
         """Return what is mounted now; records of mounts that are gone are removed."""

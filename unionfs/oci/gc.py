@@ -114,13 +114,13 @@ def _forget_locks(directory: Path) -> None:
 
 
 def tree_size(path: Path) -> int:
-    """Return the bytes that a file or a tree occupies; hard links count once."""
+    """Return the bytes that a file or a tree occupies; hard links count once, what is mounted in it not at all."""
     seen: set[tuple[int, int]] = set()
-    total, stack = 0, [os.fsencode(path)]
+    total, stack, device = 0, [os.fsencode(path)], os.lstat(path).st_dev
     while stack:
         top = stack.pop()
         st = os.lstat(top)
-        if (st.st_dev, st.st_ino) in seen:
+        if st.st_dev != device or (st.st_dev, st.st_ino) in seen:
             continue
         if st.st_nlink > 1:
             seen.add((st.st_dev, st.st_ino))

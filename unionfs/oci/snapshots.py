@@ -108,6 +108,12 @@ class Snapshots:
             known = db.execute("SELECT 1 FROM layers WHERE chain_id = ?", (str(chain_id),)).fetchone()
         return known is not None
 
+    def are_users(self, chain: Iterable[Digest]) -> bool:
+        """Return whether one of the layers was unpacked without root, so that owners are in attributes."""
+        with self._database.reading() as db:
+            users = {row["chain_id"] for row in db.execute("SELECT chain_id FROM layers WHERE user_form")}
+        return not users.isdisjoint(chain)
+
     def index(self, chain_id: Digest) -> tuple[Entry, ...]:
         """Return the entries of an unpacked layer, sorted, parents first."""
         try:
