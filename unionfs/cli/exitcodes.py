@@ -1,7 +1,6 @@
 """Exit statuses, and which error leads to which. The README lists them."""
 
 import enum
-import traceback
 from typing import Final
 
 from unionfs.errors import ConfigError, ImageError, NoSuchImage, NoSuchPath, UnionFSError
@@ -43,6 +42,8 @@ def describe(exc: Exception) -> tuple[int, str]:
     """Return the exit status for *exc* and the text for stderr: one line, or a traceback for a bug."""
     status = status_of(exc)
     if status is None:
+        import traceback  # noqa: PLC0415 - only a bug needs it
+
         return Exit.FAILED, "".join(traceback.format_exception(exc))
     return status, f"unionfs: error: {one_line(exc)}\n"
 

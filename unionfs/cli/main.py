@@ -8,13 +8,15 @@ fuse-overlayfs and podman's ``mount_program`` already have: ``unionfs [SOURCE] M
 ``unionfs-overlay`` has only that form, so a path to it can stand where one binary is asked for.
 """
 
-import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from unionfs.cli.exitcodes import Exit, describe
+
+if TYPE_CHECKING:
+    import argparse
 
 __all__ = ["COMMANDS", "Command", "main", "overlay"]
 
@@ -47,10 +49,10 @@ COMMANDS: Final = {
 class Command(Protocol):
     """What a command's module offers."""
 
-    def configure(self, parser: argparse.ArgumentParser) -> None:
+    def configure(self, parser: "argparse.ArgumentParser") -> None:
         """Add the command's arguments, and its description."""
 
-    def run(self, args: argparse.Namespace) -> Exit:
+    def run(self, args: "argparse.Namespace") -> Exit:
         """Do it; errors of `exitcodes.REPORTED` may be raised."""
 
 
@@ -87,6 +89,8 @@ def usage() -> str:
 
 
 def _command(name: str, args: list[str]) -> Exit:
+    import argparse  # noqa: PLC0415 - the other form does without, and is mounted sooner
+
     command = cast(Command, importlib.import_module(COMMANDS[name][0]))
     parser = argparse.ArgumentParser(prog=f"unionfs {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
     command.configure(parser)

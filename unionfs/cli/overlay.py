@@ -8,7 +8,6 @@ in the foreground.
 """
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +72,8 @@ def run(argv: Sequence[str]) -> Exit:
 
 def version_line() -> str:
     """Return what ``--version`` prints; a checkout that was never installed has no number."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - a mount needs no version
+
     try:
         return f"unionfs {version('unionfs')}"
     except PackageNotFoundError:

@@ -2,7 +2,8 @@
 
 trio, in the main thread, owns the life cycle: signals, cancellation, and whatever else its caller
 does there. The serving loop (``serving.py``) has a thread of its own; this module makes the mount,
-agrees with the kernel on what both can do, and starts and ends the loop.
+agrees with the kernel on what both can do, and starts and ends the loop. The loop needs no trio: it
+answers while trio is still being imported, which takes longer than all the rest of a mount.
 """
 
 import errno
@@ -10,10 +11,9 @@ import gc
 import logging
 import os
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import trio
 
 from unionfs.errors import MountError
 from unionfs.fuse import wire
@@ -69,6 +69,10 @@ class DirectEngine:
         self._options = options
         self._device: Device | None = None
         self._server: Server | None = None
+        self._over = threading.Event()
+        """Set when the loop has ended."""
+        self._error: BaseException | None = None
+        """What it ended with."""
 
     @staticmethod
     def unfit() -> str | None:
@@ -97,16 +101,34 @@ class DirectEngine:
             return Passthrough(self._union, device, lower_too=False)
         return Cached(self._union, device)
 
+    def start(self) -> bool:
+        """Begin to answer requests, in a thread of its own."""
+        threading.Thread(target=self._run, name="unionfs direct", daemon=True).start()
+        return True
+
+    def _run(self) -> None:
+        try:
+            if self._server is not None:
+                self._server.run()
+        except BaseException as exc:  # noqa: BLE001 - raised again where somebody waits for us
+            self._error = exc
+        finally:
+            self._over.set()
+
     async def serve(self) -> None:
-        """Answer requests until there is no mount any more; cancelled, unmount."""
+        """Let the loop run until there is no mount any more; cancelled, unmount."""
+        import trio  # noqa: PLC0415
+
         if self._server is None:
             raise RuntimeError("serve before mount")
         gc.freeze()  # what start-up made will stay: the collector need not look at it again
         try:
-            await trio.to_thread.run_sync(self._server.run, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(self._over.wait, abandon_on_cancel=True)
         finally:
             self.unmount()
             self._server.stop()
+        if self._error is not None:
+            raise self._error
 
     def unmount(self) -> None:
         """Take the mount out of the tree if it is still there, which ends `serve`."""

@@ -24,10 +24,16 @@ class Engine(Protocol):
     name: str
 
     def mount(self) -> None:
-        """Make the mount. Nobody answers its requests yet: `serve` does.
+        """Make the mount. Nobody answers its requests yet.
 
         Raises:
             MountError: it could not be made, and nothing is left mounted.
+        """
+
+    def start(self) -> bool:
+        """Begin to answer requests, if that needs no trio; return whether it did.
+
+        Importing trio takes longer than everything else between the command and its mount.
         """
 
     async def serve(self) -> None:

@@ -268,6 +268,9 @@ class Pyfuse3Engine:
         ours = os.dup(self._device.fd)  # libfuse closes what it is given
         pyfuse3.init(self._handlers, f"/dev/fd/{ours}", set())
 
+    def start(self) -> bool:
+        return False
+
     async def serve(self) -> None:
         try:
             await pyfuse3.main()

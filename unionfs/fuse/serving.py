@@ -21,8 +21,6 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import trio
-
 from unionfs.core.jobs import Deferred, Job
 from unionfs.fuse import wire
 from unionfs.fuse.follow import Follower
@@ -174,6 +172,8 @@ class Server:
         if waiting is not None:
             waiting.append(request)
             return
+        import trio  # noqa: PLC0415 - it takes longer to import than a mount to make
+
         self._waiting[job] = [request]
         trio.lowlevel.start_thread_soon(partial(self._run, job), partial(self._finish, job), "unionfs job")
 

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +51,8 @@ PATIENCE_S: Final = 10.0
 """How long a layer that another daemon holds is waited for, while no mount of it is in the tree."""
 
 POLL_S: Final = 0.02
+
+OBEYED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 GONE: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 """What a mount answers whose daemon died; the second where the engine has negotiated ABORT_ERROR."""
@@ -78,6 +81,7 @@ class Session:
         union = _open_union(self.config)
         try:
             engine = choose(self.options.engine)(union, self.mountpoint, self.options)
+            signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)  # they wait until trio can tell us of them
             engine.mount()
             try:
                 _Served(self, union, engine, ready).run()
@@ -98,23 +102,28 @@ class _Served:
         self._records = state.own_directory()
 
     def run(self) -> None:
-        import trio  # noqa: PLC0415 - half of the time to a mount; errors before this line come sooner
-
         try:
-            trio.run(self._main)
+            started = self._engine.start()
+            if started:
+                self._announce()
+
+            import trio  # noqa: PLC0415 - most of the time to a mount, where the engine cannot do without
+
+            trio.run(self._main, started)
         except ExceptionGroup as group:
             raise _first(group) from group
         finally:
             self._forget()
 
-    async def _main(self) -> None:
+    async def _main(self, announced: bool) -> None:
         import trio  # noqa: PLC0415
 
-        watched = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        with trio.open_signal_receiver(*watched) as signals:
+        with trio.open_signal_receiver(*OBEYED) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OBEYED)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals, nursery.cancel_scope)
-                nursery.start_soon(self._announce)
+                if not announced:
+                    nursery.start_soon(partial(trio.to_thread.run_sync, self._announce, abandon_on_cancel=True))
                 await self._engine.serve()
                 nursery.cancel_scope.cancel()
 
@@ -128,12 +137,10 @@ class _Served:
                 return
             self._report_counts()
 
-    async def _announce(self) -> None:
-        """Say that the mount is ready, once it has answered a request."""
-        import trio  # noqa: PLC0415
-
+    def _announce(self) -> None:
+        """Say that the mount is ready, once it has answered a request; not in the thread that answers."""
         try:
-            found = await trio.to_thread.run_sync(os.stat, self._session.mountpoint, abandon_on_cancel=True)
+            found = os.stat(self._session.mountpoint)
         except OSError as exc:
             raise MountError(
                 f"{self._session.mountpoint}: the mount does not answer; because of {exc.strerror}"
