@@ -87,11 +87,13 @@ class Authority:
         self._directory = directory
         self.certificate = directory / "ca.pem"
         self._openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test authority",
+                      "-addext", "keyUsage=critical,keyCertSign,cRLSign",
                       "-keyout", "ca.key", "-out", "ca.pem")  # fmt: skip
 
     def issue(self, name: str, *, alternative: str = "IP:127.0.0.1") -> tuple[Path, Path]:
         """Return certificate and key of a server."""
-        (self._directory / f"{name}.ext").write_text(f"subjectAltName={alternative}\n", encoding="ascii")
+        extensions = f"subjectAltName={alternative}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+        (self._directory / f"{name}.ext").write_text(extensions, encoding="ascii")
         self._openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
                       "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
         self._openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
