@@ -70,17 +70,15 @@ def credential_for(endpoint: Endpoint, config: DockerConfig) -> Credential | Non
     return Credential(login.username, secret.removesuffix("\n"))
 
 
-def plain_is_allowed(url: httpx.URL, endpoint: Endpoint, *, encrypted: bool) -> bool:
+def plain_is_allowed(url: httpx.URL, endpoint: Endpoint) -> bool:
     """Return whether something on behalf of *endpoint* may go to *url* without TLS.
 
     Yes where the configuration says so of that very host, and from this machine to itself; a
-    remote host cannot send us to a service of our own loopback. *encrypted* says whether the
-    endpoint is spoken to over TLS.
+    remote host cannot send us to a service of our own loopback.
     """
-    if is_loopback(endpoint.host) and is_loopback(url.host):
-        return True
-    same = url.host == httpx.URL(endpoint.url).host
-    return same and not encrypted and endpoint.scheme is Scheme.HTTP
+    if is_loopback(endpoint.host):
+        return is_loopback(url.host)
+    return endpoint.scheme is Scheme.HTTP and url.host == httpx.URL(endpoint.url).host
 
 
 class Authorizer:
@@ -150,7 +148,7 @@ class Authorizer:
             realm = httpx.URL(text)
         except httpx.InvalidURL as exc:
             raise Refused(f"{self._endpoint}: its token server is no URL: {exc}") from None
-        plain = realm.scheme == "http" and plain_is_allowed(realm, self._endpoint, encrypted=False)
+        plain = realm.scheme == "http" and plain_is_allowed(realm, self._endpoint)
         if realm.scheme != "https" and not plain:
             raise Refused(f"{self._endpoint}: its token server has no TLS: {printable(text)}")
         return realm

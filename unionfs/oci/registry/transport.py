@@ -17,6 +17,8 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Final, Self
 
 import httpx
@@ -176,8 +178,7 @@ class Transport:
     def _check_plain(self, url: httpx.URL) -> None:
         if url.scheme == "https":
             return
-        encrypted = self._base is None or self._base.scheme == "https"
-        if url.scheme != "http" or not plain_is_allowed(url, self.endpoint, encrypted=encrypted):
+        if url.scheme != "http" or not plain_is_allowed(url, self.endpoint):
             raise Refused(f"{self.endpoint}: redirects to {url.scheme}://{url.netloc.decode()}, without TLS")
 
     async def _failure(self, ask: Ask, response: httpx.Response) -> Exception:
@@ -195,20 +196,26 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def _trust(endpoint: Endpoint) -> ssl.SSLContext:
-    context = ssl.create_default_context()
     try:
-        if endpoint.ca:
-            context.load_verify_locations(endpoint.ca)
-        if endpoint.client_cert and endpoint.client_key:
-            context.load_cert_chain(endpoint.client_cert, endpoint.client_key)
+        return _context(endpoint.ca, endpoint.client_cert, endpoint.client_key)
     except (OSError, ssl.SSLError) as exc:
         raise ConfigError(f"{endpoint.host}: its certificate files cannot be used: {exc}") from None
+
+
+@cache
+def _context(ca: Path | None, client_cert: Path | None, client_key: Path | None) -> ssl.SSLContext:
+    """Read the authorities, which takes as long as a small blob; mirrors mostly have the same ones."""
+    context = ssl.create_default_context()
+    if ca:
+        context.load_verify_locations(ca)
+    if client_cert and client_key:
+        context.load_cert_chain(client_cert, client_key)
     return context
 
 
 async def _speaks_tls(url: httpx.URL) -> bool:
     """Return whether a TLS handshake gets an answer; a certificate that is not trusted is one."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent through it
     try:
         with trio.fail_after(PROBE_SECONDS):
