@@ -4,6 +4,7 @@ import gzip
 import io
 import tarfile
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 from unionfs.oci.digest import Digest
@@ -78,6 +79,11 @@ def layer_of(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+@cache
+def compressed(layer: bytes) -> bytes:
+    return gzip.compress(layer, 1, mtime=0)
+
+
 def make_image(store: BlobStore, *layers: bytes, platform: Platform | None = None) -> Made:
     """Put an image of these uncompressed layers into *store*, bottom first."""
     platform = platform or host_platform()
@@ -90,7 +96,7 @@ def make_image(store: BlobStore, *layers: bytes, platform: Platform | None = Non
     manifest = Manifest(
         schema_version=2,
         config=stored(store, encode(config), OCI_CONFIG),
-        layers=tuple(stored(store, gzip.compress(layer, 1, mtime=0), OCI_LAYER_GZIP) for layer in layers),
+        layers=tuple(stored(store, compressed(layer), OCI_LAYER_GZIP) for layer in layers),
     )
     return Made(stored(store, encode(manifest), OCI_MANIFEST), manifest)
 

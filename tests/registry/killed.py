@@ -1,0 +1,121 @@
+"""Pull an image again and again, each time killed one step later, and look at what is left.
+
+Run as a program of its own, because it forks: ``python -m tests.registry.killed ROOT NAME``. A step is
+anything that changes the disk: a file made, renamed, removed or written to, a transaction, an fsync.
+Before step K the child kills itself as the kernel would. Prints a JSON object for each K.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from unionfs.oci.digest import Digest
+from unionfs.oci.images import Images
+from unionfs.oci.reference import Reference
+from unionfs.oci.registry.credentials import DockerConfig
+from unionfs.oci.registry.mirrors import Registries
+from unionfs.oci.registry.pull import Pull
+from unionfs.oci.snapshots import Snapshots
+from unionfs.oci.store import BlobWriter
+
+__all__ = ["main"]
+
+EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "sqlite3.connect"}
+
+
+def pull(root: Path, name: str) -> None:
+    """Pull as the command does."""
+    images = Images(root)
+    reference = Reference.parse(name)
+    pulling = Pull(
+        reference=reference,
+        store=images.blobs,
+        registries=Registries(),
+        docker=DockerConfig(root / "no-such-file"),
+        snapshots=Snapshots(images.root, images.blobs, images.database),
+    )
+    with images.using():
+        pulled = trio.run(pulling.run)
+        images.add(pulled.descriptor, reference, pulled.root)
+
+
+def die_before(step: int) -> None:
+    """Count steps from here on, and die before number *step*."""
+    left = step
+
+    def count(*_args: object) -> None:
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if event in EVENTS or (event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)):
+            count()
+
+    write, fsync = BlobWriter.write, os.fsync
+
+    def counted_write(self: BlobWriter, data: bytes) -> int:
+        count()
+        return write(self, data)
+
+    def counted_fsync(fd: Any) -> None:
+        count()
+        fsync(fd)
+
+    BlobWriter.write = counted_write  # type: ignore[method-assign]
+    os.fsync = counted_fsync
+    sys.addaudithook(hook)
+
+
+def forked(root: Path, name: str, step: int | None) -> int:
+    """Pull in a child that dies before *step*; return what it ended with, as waitpid has it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if step is not None:
+                die_before(step)
+            pull(root, name)
+        except BaseException as exc:  # noqa: BLE001 - the parent hears of it by the status
+            print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+def found(root: Path) -> dict[str, object]:
+    """Return what a later command would find."""
+    images = Images(root)
+    snapshots = Snapshots(images.root, images.blobs, images.database)
+    wrong = [str(each) for each in images.blobs if Digest.of(images.blobs.path(each).read_bytes()) != each]
+    whole = [
+        all(snapshots.has(layer.chain_id) and snapshots.index(layer.chain_id) for layer in image.layers)
+        for image in images.all()
+    ]
+    return {"wrong": wrong, "images": len(whole), "whole": all(whole)}
+
+
+def main() -> None:
+    root, name = Path(sys.argv[1]), sys.argv[2]
+    step, killed = 0, True
+    while killed:
+        status = forked(root, name, step)
+        killed = os.WIFSIGNALED(status)
+        after = found(root) if (root / "blobs").exists() else {"wrong": [], "images": 0, "whole": True}
+        again = forked(root, name, None)
+        print(
+            json.dumps({"step": step, "status": status, "after": after, "again": again, "then": found(root)}),
+            flush=True,
+        )
+        shutil.rmtree(root)
+        step += 1
+
+
+if __name__ == "__main__":
+    main()

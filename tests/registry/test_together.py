@@ -1,0 +1,171 @@
+"""Pulls that meet, pulls that die, and pulls that are large."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.registry.conftest import Lab
+from tests.registry.hostile import Hostile, Reply, Request
+from tests.registry.images import Made, layer_of, make_image, stored
+from unionfs.oci.images import Images
+from unionfs.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, ImageConfig, Manifest, RootFS, encode
+from unionfs.oci.platforms import host_platform
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def server(lab: Lab, made: Made) -> Iterator[Hostile]:
+    with Hostile(lab.store).running() as registry:
+        registry.tags["v1"] = made.descriptor.digest
+        yield registry
+
+
+def started(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a command on the store at *root*."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "unionfs", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "UNIONFS_ROOT": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_pulls_of_one_image_download_each_layer_once(server: Hostile, made: Made, tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
+    def meet(request: Request) -> Reply | None:
+        if request.kind == "manifests" and request.name == "v1":
+            both.wait(30)  # neither goes on before the other has asked
+        return None
+
+    server.tricks.append(meet)
+    pulls = [started(tmp_path / "images", "pull", "-q", f"{server.host}/app:v1") for _ in range(2)]
+    for pull in pulls:
+        out, err = pull.communicate(timeout=60)
+        assert (pull.returncode, out, err) == (0, f"{server.host}/app:v1\n", "")
+    asked = sorted(each.name for each in server.asked("GET", "blobs"))
+    assert asked == sorted(str(blob.digest) for blob in made.blobs)
+
+
+def test_a_killed_pull_is_resumed_where_it_stopped(server: Hostile, made: Made, tmp_path: Path) -> None:
+    big = made.manifest.layers[1]
+    half, over = 3 * big.size // 4, threading.Event()
+
+    def stall(request: Request) -> Reply | None:
+        if request.name != str(big.digest) or "range" in request.headers:
+            return None
+        whole = server.store.path(big.digest).read_bytes()
+        return Reply(body=first_half(whole), length=big.size)
+
+    def first_half(whole: bytes) -> Iterator[bytes]:
+        yield whole[:half]
+        over.wait(60)
+
+    server.tricks.append(stall)
+    root = tmp_path / "images"
+    pull = started(root, "pull", "-q", f"{server.host}/app:v1")
+    partial = root / "partial" / big.digest.hex
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (partial.exists() and partial.stat().st_size >= 1 << 20):
+        time.sleep(0.01)
+    pull.send_signal(signal.SIGKILL)
+    pull.communicate()
+    over.set()
+    assert Images(root).all() == []
+    held = partial.stat().st_size
+
+    again = started(root, "pull", "-q", f"{server.host}/app:v1")
+    assert (again.communicate(timeout=60), again.returncode) == ((f"{server.host}/app:v1\n", ""), 0)
+    ranges = [each.headers.get("range") for each in server.asked("GET", "blobs") if each.name == str(big.digest)]
+    assert ranges == [None, f"bytes={held}-"]
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """Return a directory that costs no waiting for a disk, where there is one."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as path:  # noqa: S108
+        yield Path(path)
+
+
+@pytest.mark.slow
+def test_a_pull_killed_at_any_step_leaves_a_sound_store_and_the_next_one_succeeds(lab: Lab, in_memory: Path) -> None:
+    made = make_image(lab.store, layer_of({"a": b"1"}), layer_of({"b/c": b"2", "b/.wh.d": b""}))
+    with Hostile(lab.store).running() as server:
+        server.tags["v1"] = made.descriptor.digest
+        command = [sys.executable, "-m", "tests.registry.killed", str(in_memory / "images"), f"{server.host}/app:v1"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [run["status"] for run in runs] == [signal.SIGKILL] * (len(runs) - 1) + [0]
+    assert len(runs) > 30, "steps were counted"
+    sound = {"wrong": [], "images": 1, "whole": True}
+    for run in runs:
+        assert run["after"]["wrong"] == []
+        assert run["after"]["whole"]
+        assert (run["again"], run["then"]) == (0, sound), f"after step {run['step']}"
+
+
+MEASURED = """
+import resource, sys
+from unionfs.cli.main import main
+status = main(["pull", "-q", sys.argv[1]])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def memory_of_a_pull(name: str, root: Path) -> int:
+    """Return the bytes that a pull had in memory at most."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, name],
+        cwd=ROOT,
+        env={**os.environ, "UNIONFS_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return int(done.stderr) << 10
+
+
+def of_size(lab: Lab, size: int) -> Descriptor:
+    """Return an image of one uncompressed layer with one file of zeros."""
+    path = lab.directory / f"{size}.tar"
+    platform = host_platform()
+    header = layer_of({"zeros": b""})[:512]
+    blank = bytearray(header)
+    blank[124:136] = f"{size:011o}\0".encode()
+    blank[148:156] = b" " * 8
+    blank[148:156] = f"{sum(blank):06o}\0 ".encode()
+    with path.open("wb") as out:
+        out.write(blank)
+        out.truncate(512 + size + 1024)
+    with path.open("rb") as content:
+        digest = lab.store.put_stream(content)
+    layer = Descriptor(media_type=OCI_LAYER, digest=digest, size=512 + size + 1024)
+    config = ImageConfig(
+        architecture=platform.architecture, os=platform.os, rootfs=RootFS(type="layers", diff_ids=(digest,))
+    )
+    manifest = Manifest(schema_version=2, config=stored(lab.store, encode(config), OCI_CONFIG), layers=(layer,))
+    return stored(lab.store, encode(manifest), OCI_MANIFEST)
+
+
+def test_memory_does_not_depend_on_the_size_of_a_layer(lab: Lab, tmp_path: Path) -> None:
+    with Hostile(lab.store).running() as server:
+        used = []
+        for size in (1 << 20, 192 << 20):
+            server.tags["v1"] = of_size(lab, size).digest
+            used.append(memory_of_a_pull(f"{server.host}/app{size}:v1", tmp_path / str(size)))
+    assert used[1] - used[0] < 16 << 20
