@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import Stack
+from tests.mounting import PATIENCE_S, ROOT, Stack, eventually
 from unionfs.linux.mount import Mount, mounts
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -98,6 +98,29 @@ def test_remount(stack: Stack) -> None:
         (stack / "new").touch()
     assert stack.run(stack.merged, "-o", "remount,rw", program="overlay").returncode == 0
     (stack / "new").touch()
+
+
+def test_what_was_mounted_read_only_cannot_become_writable(dirs: Stack) -> None:
+    """Its upper layer was not even locked, so another mount may have it by now."""
+    dirs.mount_overlay(",ro")
+    done = dirs.run(dirs.merged, "-o", "remount,rw", program="overlay")
+    assert done.returncode == 1
+    assert "because it was mounted ro" in done.stderr
+    with pytest.raises(OSError, match="Read-only file system"):
+        (dirs / "new").touch()
+
+
+def test_debug_shows_each_request(stack: Stack) -> None:
+    command = stack.command(stack.merged, "-d", "-o", stack.options, program="overlay")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        eventually(stack.is_mounted)
+        (stack / "directory").rmdir()
+        stack.unmount()
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert "DEBUG: lookup" in said
+    assert "DEBUG: rmdir" in said
 
 
 def test_mount_8_with_our_helper(stack: Stack, tmp_path: Path) -> None:

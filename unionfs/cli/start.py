@@ -60,12 +60,19 @@ def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
     """Change the flags of the mount on *mountpoint*; those that are not named stay as they are.
 
     Raises:
-        MountError: nothing is mounted there.
+        MountError: nothing is mounted there, or its union cannot change.
     """
     place = str(mountpoint.resolve())
     found = [mount for mount in kernel.mounts() if mount.mountpoint == place]
     if not found:
         raise MountError(f"{mountpoint}: it cannot be remounted; because nothing is mounted there")
+    from unionfs.fuse import state  # noqa: PLC0415 - a mount needs it later, if at all
+
+    opened_read_only = {record.device for _, record in state.read_all() if record.read_only}
+    if "rw" in flags and found[-1].device in opened_read_only:
+        raise MountError(
+            f"{mountpoint}: it cannot become writable; because it was mounted ro; try: unmount, then mount"
+        )
     now = Reading()
     known = {word for group in FLAG_GROUPS for word in group}
     read(",".join(word for word in found[-1].options.split(",") if word in known - LISTED_ONLY), now)

@@ -20,7 +20,7 @@ from unionfs.fuse import wire
 from unionfs.fuse.device import Device
 from unionfs.fuse.passthrough import Cached, Passthrough
 from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Opcode, negotiate
-from unionfs.fuse.requests import Head, Requests
+from unionfs.fuse.requests import Answer, Handler, Head, Requests
 from unionfs.fuse.serving import BUFFER_SIZE, Server
 from unionfs.linux import ids
 
@@ -94,6 +94,8 @@ class DirectEngine:
             self.unmount()
             raise
         requests = Requests(self._union, self._modes(self._device.fd, agreed.features), self._options, agreed.features)
+        if self._options.debug:
+            requests.table = traced(requests.table)
         self._server = Server(self._device.fd, requests, follow=self._options.follow)
 
     def _modes(self, device: int, features: Feature) -> Cached:
@@ -145,6 +147,19 @@ class DirectEngine:
     def statistics(self) -> dict[str, int]:
         """Return how many requests of each kind came."""
         return self._server.statistics() if self._server is not None else {}
+
+
+def traced(table: dict[int, Handler]) -> dict[int, Handler]:
+    """Return handlers that say what they are asked, before they do it."""
+
+    def trace(opcode: int, handler: Handler) -> Handler:
+        def say_and_do(nodeid: int, body: memoryview, head: Head) -> Answer:
+            log.debug("%s of node %d for process %d", Opcode(opcode).name.lower(), nodeid, head[6])
+            return handler(nodeid, body, head)
+
+        return say_and_do
+
+    return {opcode: trace(opcode, handler) for opcode, handler in table.items()}
 
 
 def shake_hands(device: int, wanted: Feature) -> Negotiated:

@@ -33,6 +33,7 @@ class Replying:
 
     def __init__(self, request: str, counts: Counter[str]) -> None:
         counts[request] += 1
+        log.debug("%s", request)
         self._request = request
 
     def __enter__(self) -> None:
