@@ -187,6 +187,8 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
         OSError: the upper layer refused (ENOSPC, EDQUOT, EACCES ...); nothing was published. EPERM: the
             file is append-only or immutable, and *lifts_flags* does not say that just this is to change.
     """
+    if node.has_lower_names:
+        link_names(state, node)
     if node.place.layer.writable and node.data is None:
         return
     if node in state.jobs:
@@ -303,12 +305,28 @@ def publish(state: State, upper: Upper, copy: Copy, node: File) -> None:
         entry = copy.origin.hex().encode()
         at.rename(upper.work_fd, copy.temp, index.place.fd(), entry)
         index.publish(node, entry, copy.st.st_nlink)
-        before = os.fstat(above.fd())
-        index.link_up(node, above, node.name)
-        os.utime(at.proc_path(above.fd(), b"."), ns=(before.st_atime_ns, before.st_mtime_ns))
+        node.has_lower_names = True
+        link_names(state, node)
         return
     _publish(upper, copy, above, node.name)
     node.place, node.real = above, node.name
+
+
+def link_names(state: State, node: File) -> None:
+    """Give an indexed file that is about to change all of its names that were seen in the upper layer too.
+
+    The index alone would do for this union, but the upper layer may become somebody's lower one, without it.
+    """
+    index = state.writable().index
+    for parent, name in tuple(node.links or ((node.parent, node.name),)):
+        above = directory(state, parent)
+        if index is not None and above.find(name) is None:
+            before = os.fstat(above.fd())
+            index.record(node)
+            index.link_up(node, above, name)
+            index.record(node)
+            os.utime(at.proc_path(above.fd(), b"."), ns=(before.st_atime_ns, before.st_mtime_ns))
+    node.has_lower_names = False
 
 
 def _publish(upper: Upper, copy: Copy, above: Place, name: bytes) -> None:
@@ -385,6 +403,8 @@ def _filled(state: State, node: File, copy: Copy, error: BaseException | None) -
 
 def metadata(state: State, node: File) -> None:
     """Make *node* an upper file as far as its attributes go; data stay below if the union may do that."""
+    if node.has_lower_names:
+        link_names(state, node)
     if node.place.layer.writable:
         return
     st = node.place.lstat(node.real) if node.final is None else node.final

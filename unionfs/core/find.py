@@ -76,6 +76,8 @@ def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
         state.nodes.add_name(known, parent, name)
         if known.indexed_links is None:
             known.place, known.real = place, found.real
+        elif not place.layer.writable:
+            known.has_lower_names = True
         return known
     file = File(parent, name, ino, place, found.real)
     file.data = found.data
@@ -96,6 +98,7 @@ def _attach_index(state: State, file: File, found: Found) -> None:
         return
     if not file.is_upper:
         index.attach(file, entry, found.st.st_nlink)
+        file.has_lower_names = True
         if index.lacks_data(entry):
             file.data = found.data or (found.place, found.real)
         return

@@ -53,7 +53,7 @@ class Inode:
 class File(Inode):
     """Anything but a directory."""
 
-    __slots__ = ("data", "indexed_links", "is_linked", "links", "opens", "place", "real")
+    __slots__ = ("data", "has_lower_names", "indexed_links", "is_linked", "links", "opens", "place", "real")
 
     def __init__(self, parent: "Dir", name: bytes, ino: int, place: Place, real: bytes) -> None:
         super().__init__(parent, name, ino)
@@ -67,6 +67,8 @@ class File(Inode):
         """Its open files; None if there are none."""
         self.is_linked = False
         """True if the table also finds it by its inode number, because it has several names."""
+        self.has_lower_names = False
+        """True if it is in the index, and a name of it that was seen may be missing in the upper layer."""
         self.indexed_links: int | None = None
         """How many names the union has for it, upper and lower ones; None if it is not in the index."""
         self.links: dict[tuple[Dir, bytes], None] | None = None

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from unionfs.core import copyup, dirops, find, ondisk, readdir
-from unionfs.core.index import Index
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
 from unionfs.core.nodes import Dir, File, Node
@@ -165,8 +164,6 @@ def _lift(state: State, upper: Upper, old: End, node: Node, new: End) -> None:
     """Bring *node* into the upper layer, fit to stand under the name *new*."""
     if isinstance(node, File):
         copyup.file(state, node)
-        if upper.index is not None and node.indexed_links is not None:
-            _link_up(state, upper.index, old, node)
         return
     if not node.lowers:
         if is_shown(new.parent.lowers, new.name) and not node.places[0].opaque:
@@ -178,15 +175,6 @@ def _lift(state: State, upper: Upper, old: End, node: Node, new: End) -> None:
     place = copyup.directory(state, node)
     if redirect is not None:
         upper.set_redirect(place, redirect)
-
-
-def _link_up(state: State, index: Index, old: End, node: File) -> None:
-    """Give an indexed file the name *old* in the upper layer too: only there can it be renamed."""
-    place = copyup.directory(state, old.parent)
-    if place.find(old.name) is None:
-        index.record(node)
-        index.link_up(node, place, old.name)
-        index.record(node)
 
 
 def redirect_of(node: Dir, *, same_parent: bool) -> bytes | None:
