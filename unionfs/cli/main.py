@@ -41,6 +41,12 @@ COMMANDS: Final = {
     "push": ("unionfs.cli.push", "send an image to a registry"),
     "login": ("unionfs.cli.login", "log in to a registry"),
     "logout": ("unionfs.cli.logout", "log out of a registry"),
+    "ls": ("unionfs.cli.ls", "list a directory of an image, without mounting it"),
+    "cat": ("unionfs.cli.cat", "write a file of an image to stdout, also a hidden version"),
+    "cp": ("unionfs.cli.cp", "copy files out of an image"),
+    "stat": ("unionfs.cli.stat", "show all that is known of a file of an image"),
+    "find": ("unionfs.cli.find", "find files in an image"),
+    "which": ("unionfs.cli.which", "show which layer a file comes from, and what it hides"),
     "demo": ("unionfs.cli.demo", "see a union at work, on layers out of the distribution's packages"),
 }
 """Name to module and one line for the help."""

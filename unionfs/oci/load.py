@@ -14,7 +14,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 import msgspec
 
@@ -40,10 +40,10 @@ from unionfs.oci.model import (
 )
 from unionfs.oci.platforms import Platform, choose, host_platform
 from unionfs.oci.reference import Reference
-from unionfs.oci.store import MAX_DOCUMENT, BlobStore
+from unionfs.oci.store import MAX_DOCUMENT
 from unionfs.oci.tarstream import TarReader
 
-__all__ = ["Arrived", "arrive", "load"]
+__all__ = ["Arrived", "Blobs", "Content", "arrive", "load", "understood"]
 
 _DOCUMENT: Final = re.compile(r"[^/]+\.json|oci-layout|repositories|version|[0-9a-f]{64}/(json|VERSION)")
 _BLOB: Final = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})")
@@ -60,10 +60,29 @@ class _Saved(msgspec.Struct, rename="pascal"):
     repo_tags: tuple[str, ...] | None = None
 
 
-class Arrived:
-    """What an archive held: documents by path, and blobs that are in the store now."""
+class Blobs(Protocol):
+    """Where the content of an archive goes: a `BlobStore`, or whatever else finds it again."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def put(self, content: bytes, /) -> Digest:
+        """Keep a document."""
+
+    def put_stream(self, source: Reader, expected: Digest | None = None, size: int | None = None, /) -> Digest:
+        """Keep content, and return what it is called."""
+
+    def get(self, digest: Digest, /) -> bytes:
+        """Return a document."""
+
+    def size(self, digest: Digest, /) -> int:
+        """Return the bytes of some content."""
+
+    def open(self, digest: Digest, /) -> BinaryIO:
+        """Open some content."""
+
+
+class Arrived:
+    """What an archive held: documents by path, and everything else by digest."""
+
+    def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
         self.documents: dict[str, bytes] = {}
         self.files: dict[str, Digest] = {}
@@ -107,7 +126,7 @@ def load(images: Images, source: Path | BinaryIO, platform: Platform | None = No
     arrived = Arrived(images.blobs)
     arrive(source, arrived)
     loaded = []
-    for descriptor, names in _understood(arrived, platform):
+    for descriptor, names in understood(arrived, platform):
         image = images.add(descriptor)
         for name in names:
             images.tag(image, name)
@@ -131,17 +150,20 @@ def _from_archive(file: BinaryIO, into: Arrived) -> None:
     for member in reader:
         path = posixpath.normpath(os.fsdecode(member.path)).lstrip("/")
         if member.kind is Kind.FILE and member.extents is None:
-            into.take(path, member.size, _Content(reader))
+            into.take(path, member.size, Content(reader, member.size))
         elif member.kind is Kind.SYMLINK:
             into.links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), os.fsdecode(member.link)))
         elif member.kind is Kind.HARDLINK:
             into.links[path] = posixpath.normpath(os.fsdecode(member.link))
 
 
-class _Content:
+class Content:
     """The current member of an archive, as a file to read from."""
 
-    def __init__(self, reader: TarReader) -> None:
+    def __init__(self, reader: TarReader, size: int) -> None:
+        self.position = reader.position
+        """Where in the decompressed archive it begins."""
+        self.size = size
         self._chunks = (chunk for _, chunk in reader.content())
         self._rest = b""
 
@@ -171,7 +193,7 @@ def _from_directory(directory: Path, into: Arrived) -> None:
 Found = Iterator[tuple[Descriptor, list[Reference]]]
 
 
-def _understood(arrived: Arrived, platform: Platform | None) -> Found:
+def understood(arrived: Arrived, platform: Platform | None) -> Found:
     """Yield each image and its names, in whichever format there is."""
     if "index.json" in arrived.documents:
         yield from _oci(arrived, platform or host_platform())
@@ -191,7 +213,7 @@ def _oci(arrived: Arrived, platform: Platform) -> Found:
         yield chosen, list(names_in(descriptor))
 
 
-def _manifest_of(blobs: BlobStore, descriptor: Descriptor, platform: Platform) -> Descriptor:
+def _manifest_of(blobs: Blobs, descriptor: Descriptor, platform: Platform) -> Descriptor:
     """Follow indexes down to the manifest for *platform*."""
     for _ in range(4):
         content = blobs.get(descriptor.digest)

@@ -40,6 +40,7 @@ class TarReader:
         self._at = 0
         self._left = 0
         self._member: Member | None = None
+        self._taken = 0
         self.ended = False
         """True once the end-of-archive mark was seen; without it, the archive may be cut short."""
 
@@ -70,6 +71,11 @@ class TarReader:
                 yield at, chunk
                 at += len(chunk)
 
+    @property
+    def position(self) -> int:
+        """Where in the source the next byte is: right after a member came out, where its content begins."""
+        return self._taken - len(self._buffer) + self._at
+
     def drain(self) -> None:
         """Read what follows the end mark, so that the whole stream was seen by whoever digests it."""
         self._buffer, self._at = b"", 0
@@ -80,6 +86,7 @@ class TarReader:
         """Have at least one byte in the buffer; False at the end of the source."""
         if self._at >= len(self._buffer):
             self._buffer, self._at = self._source.read(CHUNK), 0
+            self._taken += len(self._buffer)
         return bool(self._buffer)
 
     def _some(self, most: int) -> bytes:

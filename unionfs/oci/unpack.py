@@ -30,7 +30,7 @@ from unionfs.oci.form import Form
 from unionfs.oci.plan import Below, Planner, Step, Verb
 from unionfs.oci.tarstream import TarReader
 
-__all__ = ["Limits", "Lower", "Unpacked", "unpack"]
+__all__ = ["Limits", "Lower", "Unpacked", "read_index", "unpack"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,24 @@ def unpack(
     return Unpacked(diff_id=diff_id, entries=entries, size=size, notes=tuple(form.notes))
 
 
-def _run(reader: TarReader, planner: Planner, apply: "_Apply", limits: Limits) -> None:
+def read_index(blob: BinaryIO, below: Below | None, limits: Limits) -> tuple[Entry, ...]:
+    """Return the entries that `unpack` would, and unpack nothing."""
+    pump = _Pump(decompressed(blob), limits)
+    reader, planner = TarReader(pump), Planner(below)
+
+    def learn(step: Step) -> Entry | None:
+        if step.verb is not Verb.FILE:
+            return None
+        return replace(step.entry, digest=_digest_of(step.entry.size, reader.content()))
+
+    try:
+        _run(reader, planner, learn, limits)
+    finally:
+        pump.close()
+    return tuple(planner.entries())
+
+
+def _run(reader: TarReader, planner: Planner, apply: Callable[[Step], Entry | None], limits: Limits) -> None:
     count = size = 0
     for member in reader:
         planner.plan(member)
@@ -250,22 +267,39 @@ class _Apply:
             return self._write(parent, name, step.entry, _chunks(file))
 
 
+def _digest_of(
+    size: int, content: Iterator[tuple[int, bytes]], write: Callable[[int, bytes], None] | None = None
+) -> bytes:
+    """Return the sha256 of *content* with its holes filled; *write* is given each piece of data and its offset."""
+    hasher, end = hashlib.sha256(), 0
+    for offset, chunk in content:
+        if offset != end:
+            _hash_zeros(hasher, offset - end)
+        if write is not None:
+            write(offset, chunk)
+        hasher.update(chunk)
+        end = offset + len(chunk)
+    _hash_zeros(hasher, size - end)
+    return hasher.digest()
+
+
 def _write_content(fd: int, size: int, content: Iterator[tuple[int, bytes]]) -> bytes:
     """Write *content* to the empty file *fd* and return its sha256; holes stay holes."""
-    hasher, at_byte = hashlib.sha256(), 0
-    for offset, chunk in content:
-        if offset != at_byte:
-            _hash_zeros(hasher, offset - at_byte)
+    end = 0
+
+    def write(offset: int, chunk: bytes) -> None:
+        nonlocal end
+        if offset != end:
             os.lseek(fd, offset, os.SEEK_SET)
         view = memoryview(chunk)
         while view:
             view = view[os.write(fd, view) :]
-        hasher.update(chunk)
-        at_byte = offset + len(chunk)
-    if at_byte < size:
-        _hash_zeros(hasher, size - at_byte)
+        end = offset + len(chunk)
+
+    digest = _digest_of(size, content, write)
+    if end < size:
         os.ftruncate(fd, size)
-    return hasher.digest()
+    return digest
 
 
 def _hash_zeros(hasher: "hashlib._Hash", count: int) -> None:

@@ -1,0 +1,1 @@
+"""Answers about stacks and images: pure functions over entries, which know neither store nor screen."""
