@@ -47,6 +47,9 @@ COMMANDS: Final = {
     "stat": ("unionfs.cli.stat", "show all that is known of a file of an image"),
     "find": ("unionfs.cli.find", "find files in an image"),
     "which": ("unionfs.cli.which", "show which layer a file comes from, and what it hides"),
+    "diff": ("unionfs.cli.diff", "compare images, layers, containers or directories"),
+    "tree": ("unionfs.cli.tree", "draw the files of an image, or of each of its layers"),
+    "du": ("unionfs.cli.du", "show what an image's layers waste"),
     "demo": ("unionfs.cli.demo", "see a union at work, on layers out of the distribution's packages"),
 }
 """Name to module and one line for the help."""
