@@ -148,9 +148,10 @@ class Images:
     def publish(self) -> None:
         """Write the layout's index anew from the database."""
         with Lock(self.root / "locks" / "index"):
-            write_index(self.root, index_of((image, names) for image, names in self._named()))
+            write_index(self.root, index_of((image, names) for image, names in self.named()))
 
-    def _named(self) -> Iterator[tuple[Descriptor, list[Reference]]]:
+    def named(self) -> Iterator[tuple[Descriptor, list[Reference]]]:
+        """Yield every image's manifest and names, the oldest addition first."""
         with self.database.reading() as db:
             names: dict[str, list[Reference]] = {}
             for row in db.execute("SELECT name, manifest FROM names"):
