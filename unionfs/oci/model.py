@@ -205,6 +205,8 @@ def media_type_of(raw: bytes, said: str | None = None) -> str:
         ImageError: it is neither an index nor a manifest that we know; the message names the type.
     """
     kind = _parse(raw, _Kind, "manifest")
+    if kind.manifests is not None and kind.layers is not None:  # CVE-2021-41190: one digest, two images
+        raise ImageError("a document that is an index and a manifest at once")
     named = kind.media_type or said
     if named in INDEX_TYPES or named in MANIFEST_TYPES:
         return named
