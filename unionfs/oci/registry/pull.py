@@ -173,7 +173,8 @@ class Pull:
             for at, layer in enumerate(layers):
                 await arrived[layer.blob.digest].wait()
                 below = tuple(each.chain_id for each in layers[:at])
-                await trio.to_thread.run_sync(snapshots.ensure_one, layer, below)
+                # Abandoned, a thread ends with the process and leaves what a crash would: a staged directory.
+                await trio.to_thread.run_sync(snapshots.ensure_one, layer, below, abandon_on_cancel=True)
                 self.observer.unpacked(layer.blob.digest)
 
         for blob in blobs.values():

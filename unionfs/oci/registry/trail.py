@@ -53,11 +53,8 @@ class Trail:
             if right not in attempt.rights:
                 self._observer.note(f"{what}: {attempt}: passed over: it has no right to {right}")
                 continue
-            if attempt.endpoint in self._out:
-                failed.append(f"{attempt}: passed over: {self._out[attempt.endpoint]}")
-                self._observer.note(f"{what}: {failed[-1]}")
-                continue
             try:
+                self._check_is_in(attempt)
                 answer = await ask(await self._client(attempt), self._patience(attempt))
             except _FAILURES as exc:
                 failed.append(str(exc))
@@ -67,6 +64,10 @@ class Trail:
                 self._observer.note(f"{what}: {attempt}: good")
                 return answer
         raise RegistryError(f"{what}: nobody may be asked: " + "; ".join(failed))
+
+    def _check_is_in(self, attempt: Attempt) -> None:
+        if attempt.endpoint in self._out:
+            raise RegistryError(f"{attempt.endpoint}: passed over: {self._out[attempt.endpoint]}")
 
     def _go_on_or_raise(self, what: str, attempt: Attempt, exc: Exception, failed: list[str]) -> None:
         if attempt.fallback:

@@ -39,6 +39,9 @@ MAX_HOPS: Final = 5
 TIMEOUTS: Final = httpx.Timeout(60, connect=10)
 """Seconds without a byte; connecting is given up sooner, because there may be a mirror to go to."""
 
+UPLOAD_TIMEOUTS: Final = httpx.Timeout(60, connect=10, read=600)
+"""A registry answers the end of an upload when it has put the blob together, which may take minutes."""
+
 _FOLLOWED: Final = {
     "GET": {301, 302, 303, 307, 308},
     "HEAD": {301, 302, 303, 307, 308},
@@ -166,7 +169,13 @@ class Transport:
         content = ask.body if isinstance(ask.body, bytes) else b""
         target = url.copy_merge_params(ask.params) if ask.params else url
         with _transport_errors(str(self.endpoint)):
-            request = self._http.build_request(ask.method, target, headers=headers, content=content or None)
+            request = self._http.build_request(
+                ask.method,
+                target,
+                headers=headers,
+                content=content or None,
+                timeout=UPLOAD_TIMEOUTS if ask.method in {"PUT", "PATCH"} else TIMEOUTS,
+            )
             if not isinstance(ask.body, bytes):
                 request.stream = ask.body()
             return await self._http.send(request, stream=True)

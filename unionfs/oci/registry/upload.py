@@ -45,61 +45,72 @@ async def upload(
         NotNow, Refused: the registry does not take it.
     """
     patience = Patience(observer.note)
-    if await patience.through(lambda: client.has_blob(blob.digest)):
+    with await trio.to_thread.run_sync(store.open, blob.digest) as file:
+        source = _Source(file, blob, observer)
+        return await patience.through(lambda: _upload(source, client, patience, sources))
+
+
+async def _upload(source: "_Source", client: Client, patience: Patience, sources: Sequence[str]) -> int:
+    """Go through all of it once; what `NotNow` interrupts may have come to an end unheard, so ask first."""
+    blob, observer = source.blob, source.observer
+    if await client.has_blob(blob.digest):
         observer.end(blob.digest, "already there")
         return 0
-    session = await _begin(blob, client, patience, observer, sources)
+    session = await _begin(source, client, sources)
     if session is None:
         return 0
-    with await trio.to_thread.run_sync(store.open, blob.digest) as file:
-        await _send(blob, client, patience, session, _Source(file, blob, observer))
+    if blob.size <= SMALL:
+        source.seek(0)
+        content = await source.read(SMALL + 1)
+        source.check()
+        await client.finish(session, blob.digest, content)
+    else:
+        session = await _send(source, client, patience, session)
+        source.check()
+        await client.finish(session, blob.digest)
     observer.end(blob.digest, "sent")
     return blob.size
 
 
-async def _begin(
-    blob: Descriptor, client: Client, patience: Patience, observer: Observer, sources: Sequence[str]
-) -> Upload | None:
+async def _begin(source: "_Source", client: Client, sources: Sequence[str]) -> Upload | None:
     """Begin an upload; None if the registry took the blob over from elsewhere."""
-    for source in sources[:MAX_SOURCES]:
+    blob, observer = source.blob, source.observer
+    for repository in sources[:MAX_SOURCES]:
         try:
-            session = await patience.through(partial(client.start_upload, blob.digest, source))
+            session = await client.start_upload(blob.digest, repository)
         except Refused as exc:  # no right to read there is no reason not to write here
-            observer.note(f"{blob.digest.short}: not taken over from {source}: {exc}")
+            observer.note(f"{blob.digest.short}: not taken over from {repository}: {exc}")
             continue
         if session is None:
-            observer.end(blob.digest, f"taken over from {source}")
+            observer.end(blob.digest, f"taken over from {repository}")
             return None
-        observer.note(f"{blob.digest.short}: {source} has it not")
+        observer.note(f"{blob.digest.short}: {repository} has it not")
         return session
-    return await patience.through(client.start_upload)
+    return await client.start_upload()
 
 
-async def _send(blob: Descriptor, client: Client, patience: Patience, session: Upload, source: "_Source") -> None:
-    if blob.size <= SMALL:
-        content = await source.read(SMALL + 1)
-        source.check()
-        await client.finish(session, blob.digest, content)
-        return
-    start = 0
-    while True:
+async def _send(source: "_Source", client: Client, patience: Patience, session: Upload) -> Upload:
+    """Send a large blob, and what is left of it after each interruption."""
+    size, start = source.blob.size, 0
+    while start < size:
         try:
-            session = await client.send(session, partial(source.chunks, start), start, blob.size)
-            break
+            return await client.send(session, partial(source.chunks, start), start, size)
         except NotNow as failure:
             await patience.after(failure, progress=source.offset - start)
-            session, start = await _resume(client, patience, session)
-    source.check()
-    await client.finish(session, blob.digest)
+            session, start = await _resume(source, client, patience, session)
+    return session
 
 
-async def _resume(client: Client, patience: Patience, session: Upload) -> tuple[Upload, int]:
+async def _resume(source: "_Source", client: Client, patience: Patience, session: Upload) -> tuple[Upload, int]:
     """Return where the upload stands; a new one at 0 if the registry has forgotten it."""
     try:
-        return await patience.through(lambda: client.received(session))
+        session, start = await patience.through(lambda: client.received(session))
     except Refused:
         again = await patience.through(client.start_upload)
         return again or session, 0
+    if start > source.offset:
+        raise Refused(f"{source.blob.digest.short}: the registry says it has {start} bytes of {source.offset} sent")
+    return session, start
 
 
 class _Source:
@@ -107,8 +118,8 @@ class _Source:
 
     def __init__(self, file: BinaryIO, blob: Descriptor, observer: Observer) -> None:
         self._file = file
-        self._blob = blob
-        self._observer = observer
+        self.blob = blob
+        self.observer = observer
         self._hasher = hashlib.sha256()
         self._hashed = 0
         self.offset = 0
@@ -116,13 +127,16 @@ class _Source:
 
     def chunks(self, start: int) -> "_Chunks":
         """Return the bytes from *start* on, as the body of one request."""
+        self.seek(start)
+        return _Chunks(self)
+
+    def seek(self, start: int) -> None:
         self._file.seek(start)
         self.offset = start
-        return _Chunks(self)
 
     async def read(self, size: int = CHUNK) -> bytes:
         """Return the next bytes; nothing at the end."""
-        self._observer.at(self._blob.digest, self.offset)
+        self.observer.at(self.blob.digest, self.offset)
         return await trio.to_thread.run_sync(self._read, size)
 
     def _read(self, size: int) -> bytes:
@@ -140,11 +154,11 @@ class _Source:
         Raises:
             DigestMismatch, SizeMismatch: the store is damaged.
         """
-        if self._hashed != self._blob.size:
-            raise SizeMismatch(self._blob.digest, self._blob.size, self._hashed)
+        if self._hashed != self.blob.size:
+            raise SizeMismatch(self.blob.digest, self.blob.size, self._hashed)
         got = Digest.from_hex(self._hasher.hexdigest())
-        if got != self._blob.digest:
-            raise DigestMismatch(self._blob.digest, got)
+        if got != self.blob.digest:
+            raise DigestMismatch(self.blob.digest, got)
 
 
 class _Chunks(httpx.AsyncByteStream):
