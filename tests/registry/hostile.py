@@ -132,9 +132,12 @@ class Hostile:
 
     def _blob(self, request: Request) -> Reply:
         digest = Digest(request.name)
-        if not self.store.has(digest):
+        if request.name in self.received:
+            content = self.received[request.name]
+        elif self.store.has(digest):
+            content = self.store.path(digest).read_bytes()
+        else:
             return Reply.status_only(404)
-        content = self.store.path(digest).read_bytes()
         found = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
         if not found:
             return Reply.of(content)

@@ -303,6 +303,7 @@ async def test_what_a_server_says_cannot_drive_the_terminal(hostile: Hostile, na
         (b'{"schemaVersion": 1}', "schema 1"),
         (b'{"schemaVersion": 2, "mediaType": "application/x-evil"}', "application/x-evil"),
         (b'{"schemaVersion": 2, "manifests": []}', "no image for"),
+        (b'{"schemaVersion": 2, "manifests": [], "layers": []}', "an index and a manifest at once"),
     ],
 )
 async def test_a_document_that_is_no_image_is_named(hostile: Hostile, lab: Lab, content: bytes, why: str) -> None:

@@ -13,6 +13,8 @@ from unionfs.errors import ImageError, RegistryError
 from unionfs.oci.platforms import parse_platform
 from unionfs.oci.registry.credentials import Credential
 from unionfs.oci.registry.failures import Refused
+from unionfs.oci.registry.login import log_in
+from unionfs.oci.registry.mirrors import Registries
 
 
 async def test_a_push_comes_back_by_pull(docker_registry: str, lab: Lab, made: Made) -> None:
@@ -116,6 +118,15 @@ async def test_token_authentication(tmp_path: Path, tokens: TokenServer, lab: La
         del lab.docker.content["auths"]
         await lab.pull(f"{host}/team/app:v1")
         assert len(tokens.requests) == pushes + 1, "one token serves the manifest and every layer"
+
+
+async def test_a_login_is_tried_at_the_token_server(tmp_path: Path, tokens: TokenServer, lab: Lab) -> None:
+    with registry(tmp_path / "registry", auth=tokens.settings()) as host:
+        with pytest.raises(Refused) as refused:
+            await log_in(host, Credential(USER, "wrong"), Registries(), lab.docker, lab.heard)
+        assert refused.value.status == 401
+        await log_in(host, Credential(USER, PASSWORD), Registries(), lab.docker, lab.heard)
+    assert lab.docker.get(host) == Credential(USER, PASSWORD)
 
 
 @pytest.fixture

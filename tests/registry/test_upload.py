@@ -68,6 +68,34 @@ async def test_an_upload_the_registry_forgot_starts_anew(empty: Hostile, lab: La
     assert_received(empty, made, lab)
 
 
+@pytest.mark.parametrize("stored", [True, False])
+async def test_an_end_that_was_not_heard_is_asked_for(empty: Hostile, lab: Lab, made: Made, stored: object) -> None:
+    def say_nothing(request: Request) -> Reply | None:
+        if request.method != "PUT" or request.kind != "uploads":
+            return None
+        if stored:
+            empty.received[request.query["digest"][0]] = bytes(empty.uploads[request.name]) + request.body
+        return Reply.status_only(504)
+
+    empty.tricks.append(once(say_nothing))
+    await lab.push(f"{empty.host}/app:v1", made)
+    assert_received(empty, made, lab)
+    assert len(empty.asked("PUT", "uploads")) == len(made.blobs) + (0 if stored else 1)
+
+
+async def test_a_registry_that_claims_more_than_was_sent_is_not_believed(empty: Hostile, lab: Lab, made: Made) -> None:
+    def lie(request: Request) -> Reply | None:
+        if of_the_big_one(request):
+            return Reply.status_only(503)
+        if request.method == "GET":
+            return Reply(204, {"Location": request.path, "Range": f"0-{10 << 20}"}, b"", 0)
+        return None
+
+    empty.tricks.append(lie)
+    with pytest.raises(Refused, match="the registry says it has"):
+        await lab.push(f"{empty.host}/app:v1", made)
+
+
 async def test_a_refused_upload_says_why(empty: Hostile, lab: Lab, made: Made) -> None:
     said = b'{"errors": [{"code": "TOOBIG", "message": "your quota is used up"}]}'
     empty.tricks.append(lambda request: Reply(413, {}, said, len(said)) if request.method == "POST" else None)
