@@ -66,7 +66,10 @@ def rename(state: State, old: End, new: End, flags: int = 0) -> None:
         if node is target:
             return
         _check(old, node, new, target, flags)
-        if isinstance(target, Dir) and not flags & at.RENAME_EXCHANGE and readdir.has_names(state, target):
+        _require_movable(state, node)
+        if target is not None and flags & at.RENAME_EXCHANGE:
+            _require_movable(state, target)
+        elif isinstance(target, Dir) and readdir.has_names(state, target):
             _fail(errno.ENOTEMPTY)
         if target is not None and flags & at.RENAME_EXCHANGE:
             _exchange(state, upper, (old, node), (new, target))
@@ -107,6 +110,11 @@ def _check(old: End, node: Node, new: End, target: Node | None, flags: int) -> N
         _fail(errno.ENOTDIR)
     if not isinstance(node, Dir) and isinstance(target, Dir):
         _fail(errno.EISDIR)
+
+
+def _require_movable(state: State, node: Node) -> None:
+    if isinstance(node, Dir) and node.lowers and not state.config.redirect_dir.makes:
+        raise CrossesLayers("a directory of a lower layer; mount with redirect_dir=on to rename it")
 
 
 def _replace(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[End, Node | None]) -> None:
@@ -169,8 +177,6 @@ def _lift(state: State, upper: Upper, old: End, node: Node, new: End) -> None:
         if is_shown(new.parent.lowers, new.name) and not node.places[0].opaque:
             upper.set_opaque(node.places[0])
         return
-    if not state.config.redirect_dir.makes:
-        raise CrossesLayers("a directory of a lower layer; mount with redirect_dir=on to rename it")
     redirect = redirect_of(node, same_parent=old.parent is new.parent)
     place = copyup.directory(state, node)
     if redirect is not None:
@@ -210,6 +216,8 @@ def _moved(state: State, node: Node, old: End, new: End, place: Place) -> None:
     state.nodes.move(node, old.key, new.key)
     if isinstance(node, Dir):
         node.places[0].parent, node.places[0].name = place, new.name
+        if node.lowers and not place.impure:  # it keeps its number, which is not the one in the listing
+            state.writable().set_impure(place)
     else:
         if node.indexed_links is None:
             node.place, node.real = place, new.name
