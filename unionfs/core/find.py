@@ -17,7 +17,7 @@ from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.state import State
 from unionfs.linux import handles
 
-__all__ = ["adopt", "adopt_file", "is_visible", "lookup", "nameless", "peek"]
+__all__ = ["adopt", "adopt_file", "is_visible", "lookup", "nameless", "origin_stat", "peek"]
 
 NAME_MAX: Final = 255
 _ENOENT: Final = os.strerror(errno.ENOENT)
@@ -102,7 +102,7 @@ def _attach_index(state: State, file: File, found: Found) -> None:
         if index.lacks_data(entry):
             file.data = found.data or (found.place, found.real)
         return
-    origin = _origin_stat(state, found.origin or b"")
+    origin = origin_stat(state, found.origin or b"")
     index.attach(file, entry, origin[1].st_nlink if origin else 0)
 
 
@@ -117,13 +117,13 @@ def directory_number(places: Sequence[Place], top: os.stat_result) -> int:
 def file_number(state: State, place: Place, st: os.stat_result, origin: bytes | None) -> int:
     """Return a file's inode number: that of the lower file it was copied from, or its own."""
     if origin:
-        found = _origin_stat(state, origin)
+        found = origin_stat(state, origin)
         if found is not None:
             return inos.number(found[0], found[1].st_ino)
     return inos.number(place.layer.fsid, st.st_ino)
 
 
-def _origin_stat(state: State, origin: bytes) -> tuple[int, os.stat_result] | None:
+def origin_stat(state: State, origin: bytes) -> tuple[int, os.stat_result] | None:
     """Return the filesystem and attributes of the lower file that an origin mark names.
 
     None if that file is gone or was never below us.

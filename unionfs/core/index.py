@@ -12,6 +12,7 @@ Source: Linux fs/overlayfs/{namei,util,copy_up}.c: ovl_get_index_name(), ovl_nli
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from typing import final
 
 from unionfs.core import ondisk
@@ -61,14 +62,23 @@ class Index:
         elif known != expected:
             raise StaleLayer(f"{complaint} with index=on; use the one it belongs to, or index=off")
 
-    def clean(self) -> None:
-        """Remove what a crash left: entries that never got their final name, and files nobody else links to."""
+    def clean(self, lower_links: Callable[[bytes], int]) -> None:
+        """Remove what a crash left: entries that never got their final name, and files no name leads to.
+
+        *lower_links* returns the links of the lower file that an origin mark leads to, 0 if it is gone: an entry
+        without upper names lives on as long as lower ones are left.
+        """
         for entry in list(self.place.scan()):
             name = os.fsencode(entry.name)
             st = self.place.find(name)
-            if st is not None and (name.startswith(b"#") or st.st_nlink == 1):
+            if st is not None and (name.startswith(b"#") or (st.st_nlink == 1 and self._is_orphan(name, lower_links))):
                 with contextlib.suppress(IsADirectoryError):
                     os.unlink(name, dir_fd=self.place.fd())
+
+    def _is_orphan(self, entry: bytes, lower_links: Callable[[bytes], int]) -> bool:
+        target = self.place.target(entry)
+        mark, origin = xattr.get(target, self._marks.nlink), xattr.get(target, self._marks.origin)
+        return mark is None or ondisk.decode_nlink(mark, 1, lower_links(origin or b"")) is None
 
     def find(self, place: Place, name: bytes) -> bytes | None:
         """Return the entry of the lower file *name* in *place*, or None if no link of it was copied up."""

@@ -203,8 +203,13 @@ def _open_index(state: State, base_fd: int) -> Index:
     except StaleLayer as exc:
         os.close(index.place.fd())
         raise StackError(f"upperdir: {upper.path}: {exc.strerror}") from None
-    index.clean()
+    index.clean(lambda origin: _links(state, origin))
     return index
+
+
+def _links(state: State, origin: bytes) -> int:
+    found = find.origin_stat(state, origin)
+    return found[1].st_nlink if found else 0
 
 
 _MEMORY_FILESYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
