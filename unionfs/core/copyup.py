@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from unionfs.core import inos
 from unionfs.core.index import origin_mark
 from unionfs.core.jobs import Deferred, Job
 from unionfs.core.layer import Place
@@ -310,6 +311,8 @@ def publish(state: State, upper: Upper, copy: Copy, node: File) -> None:
         return
     _publish(upper, copy, above, node.name)
     node.place, node.real = above, node.name
+    if copy.origin is None and copy.st.st_nlink > 1:  # a file of its own now: its old number is the others'
+        node.ino = inos.number(above.layer.fsid, above.lstat(node.name).st_ino)
 
 
 def link_names(state: State, node: File) -> None:
