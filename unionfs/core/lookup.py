@@ -188,7 +188,7 @@ def _file(place: Place, real: bytes, st: os.stat_result, below: list[tuple[Place
     if not names:
         return found
     marks = place.layer.xattrs
-    if marks.origin in names:
+    if marks.origin in names and place.layer.writable:
         found.origin = xattr.get(place.target(real), marks.origin)
     if rules.metacopy and marks.metacopy in names and stat.S_ISREG(st.st_mode):
         ondisk.decode_metacopy(xattr.get(place.target(real), marks.metacopy) or b"")
