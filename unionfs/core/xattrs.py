@@ -78,6 +78,8 @@ def setxattr(state: State, node: Node, name: bytes, value: bytes, flags: int = 0
     stored = _on_disk(state, name)
     if stored is None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if stored == xattr.DEFAULT_ACL and not isinstance(node, Dir):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     if flags and not node_is_upper(node):
         _check_flags(node, stored, flags)
     xattr.set(_target(state, node), stored, value, flags)
@@ -102,6 +104,8 @@ def removexattr(state: State, node: Node, name: bytes) -> None:
     stored = _on_disk(state, name)
     if stored is None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if stored == xattr.DEFAULT_ACL and not isinstance(node, Dir):
+        return  # it cannot have one, so it has none now
     if not node_is_upper(node):
         xattr.require(_source(node), stored)
     xattr.remove(_target(state, node), stored)
