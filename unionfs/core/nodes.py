@@ -204,8 +204,11 @@ class NodeTable:
         self.drop_if_unused(node)
 
     def drop_if_unused(self, node: Node) -> None:
-        """Drop *node*, and then its parents, as far as nobody needs them."""
-        while node.lookups <= 0 and node is not self.root and node.nodeid in self._by_id:
+        """Drop *node*, and then its parents, as far as nobody needs them.
+
+        The parent of a file without a name may have been dropped before it, and made anew under the same id.
+        """
+        while node.lookups <= 0 and node is not self.root and self._by_id.get(node.nodeid) is node:
             if node.children if isinstance(node, Dir) else node.opens:
                 return
             self._drop(node)
