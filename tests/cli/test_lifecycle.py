@@ -14,7 +14,7 @@ import pytest
 
 from tests.mounting import PATIENCE_S, ROOT, Stack, eventually
 from unionfs.fuse import state
-from unionfs.linux.mount import MNT_DETACH, umount
+from unionfs.linux.mount import MNT_DETACH, mount, umount
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -206,6 +206,26 @@ def test_a_busy_mount_is_not_unmounted_unless_lazily(stack: Stack) -> None:
         assert stack.run("umount", "--lazy", stack.merged).returncode == 0
         assert not stack.is_mounted()
         assert file.read() == "top\n"
+
+
+def test_a_symlink_to_the_mountpoint_does_as_well(stack: Stack) -> None:
+    link = stack.directory / "link"
+    link.symlink_to(stack.merged)
+    done = stack.run("mount", *stack.arguments, link)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stack.record()["mountpoint"] == str(stack.merged)
+    assert stack.run("umount", link).returncode == 0
+    assert not stack.is_mounted()
+
+
+def test_a_mount_that_another_one_covers_is_left_alone(stack: Stack) -> None:
+    stack.mount()
+    mount("tmpfs", str(stack.merged), "tmpfs", 0, "size=64k")
+    done = stack.run("umount", stack.merged)
+    assert done.returncode == 1
+    assert "another mount covers it" in done.stderr
+    umount(str(stack.merged))
+    assert (stack / "top").read_text() == "top\n"
 
 
 def test_nothing_is_left_in_the_runtime_directory(stack: Stack) -> None:

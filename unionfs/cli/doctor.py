@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from unionfs.cli.exitcodes import Exit
-from unionfs.cli.render import as_json, colour
+from unionfs.cli.render import as_json, colour, printable
 from unionfs.linux.ids import CAP_SYS_ADMIN, has_capability, is_initial_user_namespace
 
 __all__ = ["Finding", "Verdict", "configure", "examine", "run"]
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> Exit:
     else:
         for found in findings:
             word = colour(f"{found.verdict.value:<6}", _COLOURS[found.verdict])
-            print(f"{word}  {found.name}: {found.what}" + (f"; try: {found.cure}" if found.cure else ""))
+            print(f"{word}  {found.name}: {printable(found.what)}" + (f"; try: {found.cure}" if found.cure else ""))
     return Exit.FAILED if any(found.verdict is Verdict.FAILED for found in findings) else Exit.OK
 
 

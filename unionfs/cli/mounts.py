@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json as render_json
-from unionfs.cli.render import as_table, counts
+from unionfs.cli.render import as_table, counts, printable
 from unionfs.fuse import session, state
 from unionfs.linux import mount as kernel
 
@@ -31,6 +31,8 @@ class Mounted:
     """One mount in the tree, and what its daemon recorded about it."""
 
     mountpoint: str
+    device: str
+    """``MAJOR:MINOR`` of its st_dev."""
     source: str
     type: str
     record: state.Record | None
@@ -43,7 +45,7 @@ class Mounted:
         if self.record is not None:
             return "live"
         try:
-            os.stat(self.mountpoint)
+            os.statvfs(self.mountpoint)  # asks the daemon, where a stat is answered from the kernel's cache
         except OSError as exc:
             return "dead" if exc.errno in session.GONE else "unknown"
         return "unknown"
@@ -58,24 +60,25 @@ class Mounted:
 
 def find(mountpoint: Path | None = None) -> list[Mounted]:
     """Return the mounts of unionfs in the tree, or those on one place; the last one there is the visible one."""
+    place = mountpoint and os.path.realpath(mountpoint)
     records = {record.device: (directory, record) for directory, record in state.read_all()}
     found = []
     for mount in kernel.mounts():
         directory, record = records.get(mount.device, (None, None))
         if record is None and mount.type != "fuse.unionfs":
             continue
-        if mountpoint is None or mount.mountpoint == _place(mountpoint):
+        if place is None or mount.mountpoint == place:
             found.append(
                 Mounted(
-                    mountpoint=mount.mountpoint, source=mount.source, type=mount.type, record=record, records=directory
+                    mountpoint=mount.mountpoint,
+                    device=mount.device,
+                    source=mount.source,
+                    type=mount.type,
+                    record=record,
+                    records=directory,
                 )
             )
     return found
-
-
-def _place(mountpoint: Path) -> str:
-    """Return the real path of a mountpoint, of which only the last component may not answer."""
-    return os.path.join(os.path.realpath(mountpoint.absolute().parent), mountpoint.name) if mountpoint.name else "/"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +103,7 @@ def show(places: Sequence[Path], *, as_json: bool, stats: bool) -> Exit:
     else:
         print(as_table(["MOUNTPOINT", "STATE", "MODE", "ENGINE", "PID", "LAYERS"], [_row(m) for m in found]), end="")
         for name, numbers in asked.items():
-            print(f"\n{name}")
+            print(f"\n{printable(name)}")
             for group, counted in (numbers or {}).items():
                 print(f"  {group}: {counts(counted)}")
             if numbers is None:

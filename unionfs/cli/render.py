@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-__all__ = ["as_json", "as_table", "colour", "size"]
+__all__ = ["as_json", "as_table", "colour", "counts", "printable", "size"]
 
 
 def as_json(value: object) -> str:

@@ -1,5 +1,6 @@
 """From options to a mount that answers: what both forms of the command line end in."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +39,7 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
 
     foreground = foreground or options.foreground
     log = None if foreground else logfile.place()
-    session = Session(config=config, options=options, mountpoint=mountpoint.absolute(), log_file=log)
+    session = Session(config=config, options=options, mountpoint=Path(os.path.realpath(mountpoint)), log_file=log)
     logfile.start_logging(log, debug=options.debug)
     if foreground:
         session.run(on_ready)

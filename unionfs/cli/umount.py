@@ -50,6 +50,10 @@ def unmount(mountpoint: Path, *, lazy: bool) -> None:
     if not found:
         raise MountError(f"{mountpoint}: no unionfs is mounted there; try: unionfs mounts")
     top = found[-1]
+    if [mount for mount in kernel.mounts() if mount.mountpoint == top.mountpoint][-1].device != top.device:
+        raise MountError(
+            f"{mountpoint}: it cannot be unmounted; because another mount covers it; try: umount {mountpoint}"
+        )
     daemon = _watch(top.record.pid) if top.record is not None else None
     try:
         if has_capability(CAP_SYS_ADMIN):

@@ -52,6 +52,7 @@ class Device:
         Raises:
             MountError: it cannot be made; says why, and what to do.
         """
+        mountpoint = Path(os.path.realpath(mountpoint))  # as it will stand in the list of mounts
         privileged = ids.has_capability(ids.CAP_SYS_ADMIN)
         if privileged and not options.auto_unmount:
             return cls(_mount_directly(mountpoint, options), mountpoint, privileged=True, keeper=None)
@@ -85,8 +86,7 @@ class Device:
 
     def _topmost(self) -> kernel.Mount | None:
         """Return what is visible on the mountpoint."""
-        place = os.path.realpath(self._mountpoint.parent) + "/" + self._mountpoint.name
-        found = [mount for mount in kernel.mounts() if mount.mountpoint == place.replace("//", "/")]
+        found = [mount for mount in kernel.mounts() if mount.mountpoint == str(self._mountpoint)]
         return found[-1] if found else None
 
     def _is_in_the_tree(self) -> bool:

@@ -207,6 +207,7 @@ def check_mountpoint(mountpoint: Path, config: Config) -> None:
     """
     try:
         found = mountpoint.stat()
+        os.statvfs(mountpoint)  # a daemon that died is noticed only by a request the kernel must pass on
     except FileNotFoundError as exc:
         raise MountError(f"{mountpoint}: there is no such directory to mount on; try: mkdir {mountpoint}") from exc
     except OSError as exc:
