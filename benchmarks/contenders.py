@@ -155,12 +155,9 @@ class Unionfs(Mounted):
         return f"unionfs {self.engine}"
 
     def missing(self) -> str | None:
-        for module in (
-            "unionfs.cli.mount",
-            f"unionfs.fuse.{'direct' if self.engine == 'direct' else 'pyfuse3_engine'}",
-        ):
-            if importlib.util.find_spec(module) is None:
-                return f"there is no {module}"
+        module = {"direct": "unionfs.fuse.direct", "pyfuse3": "unionfs.fuse.pyfuse3_engine"}.get(self.engine)
+        if module is None or importlib.util.find_spec(module) is None:
+            return f"there is no engine {self.engine}"
         return None
 
     def fits(self, row: Row) -> bool:
