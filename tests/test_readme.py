@@ -1,5 +1,6 @@
 """What the README says is so: its tour is run, its tables are compared, its links lead somewhere."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from unionfs.cli.exitcodes import Exit
+from unionfs.cli.main import COMMANDS
 from unionfs.core.mountoptions import FLAG_GROUPS
 from unionfs.core.options import OPTIONS
 
@@ -36,9 +38,9 @@ def section(title: str) -> str:
 
 
 def tour() -> list[tuple[str, str]]:
-    """Return each command of the tour with what it prints."""
-    block = section("A tour").split("```console\n")[1].split("```")[0]
-    steps = [step.partition("\n") for step in block.split("$ ")[1:]]
+    """Return each command of the two tours with what it prints."""
+    blocks = [section(title).split("```console\n")[1].split("```")[0] for title in ("A tour", "Images")]
+    steps = [step.partition("\n") for step in re.split(r"^\$ ", "".join(blocks), flags=re.MULTILINE)[1:]]
     return [(command, output) for command, _, output in steps]
 
 
@@ -50,7 +52,12 @@ def test_the_tour_prints_what_the_readme_shows(project: Path, tmp_path: Path) ->
     script = program + "".join(f"{command}; echo END\n" for command, _ in tour())
     try:
         done = subprocess.run(
-            ["bash", "-c", script], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["bash", "-c", script],
+            env={**os.environ, "UNIONFS_ROOT": str(tmp_path / "store")},
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
     finally:
         subprocess.run(["umount", "--quiet", tmp_path / "merged"], check=False)
@@ -62,6 +69,11 @@ def test_the_option_table_is_the_one_of_the_program() -> None:
     table = section("Options")
     assert [line for line in table.splitlines() if line.startswith("| `")] == option_rows()
     assert quiet_options() in table
+
+
+def test_every_command_is_listed() -> None:
+    named = set(re.findall(r"`(?:unionfs )?([a-z]+)", section("Commands")))
+    assert set(COMMANDS) - named == set()
 
 
 def test_every_exit_status_is_listed() -> None:
