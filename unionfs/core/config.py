@@ -168,7 +168,7 @@ def _check_dependencies(config: Config) -> None:
         )
     if config.userxattr and config.metacopy:
         raise ConfigError("userxattr and metacopy=on exclude each other; because users could forge metacopy files")
-    if config.metacopy and config.redirect_dir is not RedirectDir.ON:
+    if config.metacopy and not (config.redirect_dir.follows if config.upper is None else config.redirect_dir.makes):
         raise ConfigError(f"metacopy=on needs redirect_dir=on; because it is {config.redirect_dir.value}")
 
 
