@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec.structs import replace
 
@@ -27,10 +27,12 @@ from unionfs.oci.form import RootForm, UserForm
 from unionfs.oci.gc import garbage
 from unionfs.oci.images import Images
 from unionfs.oci.layout import index_of, names_in, read_index
-from unionfs.oci.model import Descriptor
 from unionfs.oci.scan import scan
 from unionfs.oci.snapshots import LayerFiles, Snapshots
 from unionfs.oci.store import MissingBlob
+
+if TYPE_CHECKING:
+    from unionfs.oci.model import Descriptor
 
 __all__ = ["Problem", "check"]
 
