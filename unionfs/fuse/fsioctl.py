@@ -7,8 +7,6 @@ knows the first form; the second is translated here. Project ids and extent size
 Source: Linux include/uapi/linux/fs.h; fs/file_attr.c, fileattr_fill_flags().
 """
 
-import errno
-import os
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -17,13 +15,16 @@ from unionfs.fuse.wire import IOCTL_DONE, Ioctl
 if TYPE_CHECKING:
     from unionfs.core.union import Union
 
-__all__ = ["answer", "from_xflags", "to_xflags"]
+__all__ = ["KNOWN", "answer", "from_xflags", "to_xflags"]
 
 _GETFLAGS: Final = frozenset({0x80086601, 0x80046601})
 """FS_IOC_GETFLAGS and FS_IOC32_GETFLAGS; both mean a word of 32 bits, whatever the number says."""
 _SETFLAGS: Final = frozenset({0x40086602, 0x40046602})
 FSGETXATTR: Final = 0x801C581F
 FSSETXATTR: Final = 0x401C5820
+
+KNOWN: Final = _GETFLAGS | _SETFLAGS | {FSGETXATTR, FSSETXATTR}
+"""Every other number is answered ENOTTY; a common one is the question whether a file is a terminal."""
 
 _WORD: Final = Struct("=I")
 _FSXATTR: Final = Struct("=IIIII8x")  # xflags, extsize, nextents, projid, cowextsize
@@ -35,10 +36,10 @@ _SHARED: Final = sum(flag for flag, _ in _PAIRS)
 
 
 def answer(union: "Union", nodeid: int, request: Ioctl) -> bytes:
-    """Carry out a request for flags.
+    """Carry out a request that is in `KNOWN`.
 
     Raises:
-        OSError: ENOTTY for any other ioctl; what the file system says of the flags.
+        OSError: what the file system says of the flags.
     """
     if request.cmd in _GETFLAGS:
         return _done(_WORD.pack(union.getflags(nodeid)), request)
@@ -46,11 +47,9 @@ def answer(union: "Union", nodeid: int, request: Ioctl) -> bytes:
         return _done(_FSXATTR.pack(to_xflags(union.getflags(nodeid)), 0, 0, 0, 0), request)
     if request.cmd in _SETFLAGS:
         union.setflags(nodeid, *_WORD.unpack_from(request.data))
-    elif request.cmd == FSSETXATTR:
+    else:
         kept = union.getflags(nodeid) & ~_SHARED
         union.setflags(nodeid, kept | from_xflags(_WORD.unpack_from(request.data)[0]))
-    else:
-        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
     return _done(b"", request)
 
 

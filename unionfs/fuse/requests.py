@@ -218,7 +218,8 @@ class Requests:
         return self._union.copy_file_range(source, at, target, to, min(length, COPY_LIMIT), flags)
 
     def ioctl(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        return fsioctl.answer(self._union, nodeid, wire.ioctl(body))
+        request = wire.ioctl(body)
+        return fsioctl.answer(self._union, nodeid, request) if request.cmd in fsioctl.KNOWN else errno.ENOTTY
 
     # Directories.
 
