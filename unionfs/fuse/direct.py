@@ -6,6 +6,7 @@ agrees with the kernel on what both can do, and starts and ends the loop. The lo
 answers while trio is still being imported, which takes longer than all the rest of a mount.
 """
 
+import dataclasses
 import errno
 import gc
 import logging
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from unionfs.errors import MountError
-from unionfs.fuse import wire
+from unionfs.fuse import frozen, wire
 from unionfs.fuse.device import Device
 from unionfs.fuse.passthrough import Cached, Passthrough
 from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Opcode, negotiate
@@ -67,6 +68,9 @@ class DirectEngine:
         self._union = union
         self._mountpoint = mountpoint
         self._options = options
+        if union.config.read_only:  # also where nobody said ro: see frozen.py
+            flags = (*(word for word in options.flags if word != "rw"), "ro")
+            self._options = dataclasses.replace(options, flags=tuple(dict.fromkeys(flags)))
         self._device: Device | None = None
         self._server: Server | None = None
         self._over = threading.Event()
@@ -87,21 +91,28 @@ class DirectEngine:
             MountError: why not, and what to do.
         """
         self._device = Device.mount(self._mountpoint, self._options)
-        passthrough = ids.has_capability(ids.CAP_SYS_ADMIN) and ids.is_initial_user_namespace()
         try:
-            agreed = shake_hands(self._device.fd, WANTED | (Feature.PASSTHROUGH * passthrough))
+            agreed = shake_hands(self._device.fd, self._wanted())
         except BaseException:
             self.unmount()
             raise
-        requests = Requests(self._union, self._modes(self._device.fd, agreed.features), self._options, agreed.features)
+        requests = self._handlers(self._device.fd, agreed.features)
         if self._options.debug:
             requests.table = traced(requests.table)
         self._server = Server(self._device.fd, requests, follow=self._options.follow)
 
-    def _modes(self, device: int, features: Feature) -> Cached:
+    def _wanted(self) -> Feature:
+        if self._union.config.read_only:
+            return WANTED & ~Feature.ATOMIC_O_TRUNC | frozen.NEEDED
+        if ids.has_capability(ids.CAP_SYS_ADMIN) and ids.is_initial_user_namespace():
+            return WANTED | Feature.PASSTHROUGH
+        return WANTED
+
+    def _handlers(self, device: int, features: Feature) -> Requests:
         if Feature.PASSTHROUGH in features:
-            return Passthrough(self._union, device, lower_too=False)
-        return Cached(self._union, device)
+            return Requests(self._union, Passthrough(self._union, device), self._options, features)
+        kind = frozen.FrozenRequests if frozen.NEEDED in features else Requests
+        return kind(self._union, Cached(self._union, device), self._options, features)
 
     def start(self) -> bool:
         """Begin to answer requests, in a thread of its own."""

@@ -16,7 +16,7 @@ The choice:
   the file in the upper layer, and passes it through.
 * Small lower files are put into the page cache together with the answer to their first open, which
   saves the request that would read them.
-* In a union that cannot change, lower files are passed through as well.
+* A union that cannot change has neither problem, and a better way (``frozen.py``).
 
 Rejected: passing lower files through and refusing, delaying or redirecting the writer. Refusing is
 visible, waiting may be forever, and a second inode under the same name (the kernel overlayfs's own
@@ -122,9 +122,8 @@ class Cached:
 class Passthrough(Cached):
     """The mode of each open file where the kernel can pass through."""
 
-    def __init__(self, union: "Union", device: int, *, lower_too: bool) -> None:
+    def __init__(self, union: "Union", device: int) -> None:
         super().__init__(union, device)
-        self._lower_too = lower_too
         self._cached: dict[int, int] = {}
         """Nodes with cached opens, and how many."""
 
@@ -133,7 +132,7 @@ class Passthrough(Cached):
         lent = self.lent.get(nodeid)
         if lent is None:
             file = self._union.file(fh)
-            passable = (file.writable_layer or self._lower_too) and nodeid not in self._cached
+            passable = file.writable_layer and nodeid not in self._cached
             lent = self._lend(nodeid, file.fd, to_root=uid == 0 or not writes) if passable else None
             if lent is None:
                 return self._open_cached(nodeid, file)

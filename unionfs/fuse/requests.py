@@ -180,7 +180,10 @@ class Requests:
         return _DONE
 
     def read(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
-        fh, offset, size = wire.READ.unpack_from(body)
+        return self._read(*wire.READ.unpack_from(body))
+
+    def _read(self, fh: int, offset: int, size: int) -> memoryview:
+        """Read into a buffer that is good until the next call: a fresh one would be zeroed page by page."""
         data = self._data[:size]
         return data[: os.preadv(self._union.file(fh).fd, (data,), offset)]
 
@@ -235,7 +238,9 @@ class Requests:
         return self._union.fsyncdir(fh, bool(flags & FSYNC_FDATASYNC)) or _DONE
 
     def readdir(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
-        fh, offset, size = wire.READ.unpack_from(body)
+        return self._names(*wire.READ.unpack_from(body))
+
+    def _names(self, fh: int, offset: int, size: int) -> bytes:
         out: list[bytes] = []
         for index, (name, ino, kind) in enumerate(self._union.readdir(fh, offset)[offset:], offset + 1):
             record = wire.dirent(ino, index, kind, name)
@@ -246,7 +251,9 @@ class Requests:
         return b"".join(out)
 
     def readdirplus(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        fh, offset, size = wire.READ.unpack_from(body)
+        return self._names_plus(nodeid, *wire.READ.unpack_from(body))
+
+    def _names_plus(self, nodeid: int, fh: int, offset: int, size: int) -> bytes:
         listing = self._union.readdir(fh, offset)
         out: list[bytes] = []
         for index in range(offset, len(listing)):

@@ -1,0 +1,101 @@
+"""Requests to a union that cannot change: opening and closing cost nothing.
+
+Where no file is ever written, truncated or replaced, the kernel need not tell us who has it open. So OPEN
+and OPENDIR are answered ENOSYS, which ends them for this mount (and RELEASE with them): the kernel
+opens files by itself, keeps their pages and listings for good, and a warm open, read and close cost no request at
+all. What remains are lookups, and reads that name the inode instead of a handle.
+
+The mount itself is read-only, so that the kernel refuses to open for writing without asking; and it may not have
+ATOMIC_O_TRUNC, with which nobody would truncate at all.
+
+So the open files are ours to keep: one a node, opened by its first read, closed when the kernel forgets the
+node or when there are too many. Listings likewise: reading one again gives the same names in the same order.
+
+Measured against passing lower files through (warm open, read, close: 5 us here, 35 there; the
+first read of a big file is slower here, by the copy of each page into the cache): inspection looks at many
+files and small ones.
+
+Source: Linux fs/fuse/file.c, fuse_file_open().
+"""
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from unionfs.fuse import wire
+from unionfs.fuse.protocol import Feature
+from unionfs.fuse.requests import Answer, Head, Requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionfs.core.mountoptions import MountOptions
+    from unionfs.core.union import Union
+    from unionfs.fuse.passthrough import Cached
+
+__all__ = ["NEEDED", "FrozenRequests"]
+
+NEEDED: Final = Feature.NO_OPEN_SUPPORT | Feature.NO_OPENDIR_SUPPORT
+"""What the kernel must offer."""
+
+KEPT_FILES: Final = 4096
+KEPT_LISTINGS: Final = 16
+
+
+class FrozenRequests(Requests):
+    """The handlers of a mount that nobody can write to."""
+
+    def __init__(self, union: "Union", modes: "Cached", options: "MountOptions", features: Feature) -> None:
+        super().__init__(union, modes, options, features)
+        self._files = _Kept(KEPT_FILES, lambda nodeid: union.open(nodeid, os.O_RDONLY), union.release)
+        self._listings = _Kept(KEPT_LISTINGS, union.opendir, union.releasedir)
+
+    def open(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return errno.ENOSYS
+
+    def opendir(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return errno.ENOSYS
+
+    def read(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        _, offset, size = wire.READ.unpack_from(body)
+        return self._read(self._files[nodeid], offset, size)
+
+    def lseek(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        _, offset, whence = wire.LSEEK.unpack_from(body)
+        return wire.OFFSET.pack(self._union.lseek(self._files[nodeid], offset, whence))
+
+    def readdir(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        _, offset, size = wire.READ.unpack_from(body)
+        return self._names(self._listings[nodeid], offset, size)
+
+    def readdirplus(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        _, offset, size = wire.READ.unpack_from(body)
+        return self._names_plus(nodeid, self._listings[nodeid], offset, size)
+
+    def _forget(self, nodeid: int, count: int) -> None:
+        self._files.drop(nodeid)
+        self._listings.drop(nodeid)
+        super()._forget(nodeid, count)
+
+
+class _Kept:
+    """Handles by node, opened when first asked for; the oldest are closed when there are too many."""
+
+    def __init__(self, limit: int, opener: "Callable[[int], int]", closer: "Callable[[int], None]") -> None:
+        self._limit = limit
+        self._open = opener
+        self._close = closer
+        self._handles: dict[int, int] = {}
+
+    def __getitem__(self, nodeid: int) -> int:
+        handle = self._handles.get(nodeid)
+        if handle is None:
+            if len(self._handles) >= self._limit:
+                self.drop(next(iter(self._handles)))
+            handle = self._handles[nodeid] = self._open(nodeid)
+        return handle
+
+    def drop(self, nodeid: int) -> None:
+        handle = self._handles.pop(nodeid, None)
+        if handle is not None:
+            self._close(handle)
