@@ -54,6 +54,15 @@ def test_a_small_lower_file_is_read_without_a_read_request(stack: Stack) -> None
     assert "read" not in requests(stack)
 
 
+def test_a_large_lower_file_reads_as_it_is_in_any_order(stack: Stack) -> None:
+    content = os.urandom(3_000_001)
+    (stack.base / "directory" / "large").write_bytes(content)
+    with (stack / "directory" / "large").open("rb", buffering=0) as file:
+        for at in (2_900_000, 1, 70_000, 0):
+            assert os.pread(file.fileno(), 200_000, at) == content[at : at + 200_000]
+    assert (stack / "directory" / "large").read_bytes() == content
+
+
 def test_who_had_a_lower_file_open_sees_what_is_written_later(stack: Stack) -> None:
     path = stack / "low"
     with path.open("rb", buffering=0) as before, path.open("r+b", buffering=0) as writer:

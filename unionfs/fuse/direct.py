@@ -96,6 +96,7 @@ class DirectEngine:
         except BaseException:
             self.unmount()
             raise
+        self._device.read_further_ahead()
         requests = self._handlers(self._device.fd, agreed.features)
         if self._options.debug:
             requests.table = traced(requests.table)

@@ -1,10 +1,11 @@
 """What each request asks of the union: unwrap, ask, wrap.
 
 A handler takes the node, the body of the request and its header, and returns the body of the reply;
-None where the protocol wants no reply; a `Job`, when the reply is empty and comes after it; or a
-number, which is an errno so common that an exception would cost more than the request. Otherwise
-errors are exceptions: an `OSError` is an answer, `Deferred` asks to be called again, anything else is
-a bug. Nothing here reads or writes the device, waits, or decides where a name is.
+None where the protocol wants no reply; a `Job`, when the reply is empty and comes after it; a `Span`
+of a file, which is the reply but better not read; or a number, which is an errno so common that an
+exception would cost more than the request. Otherwise errors are exceptions: an `OSError` is an answer,
+`Deferred` asks to be called again, anything else is a bug. Nothing here reads or writes the device, waits,
+or decides where a name is.
 
 What the union is not asked for, and why:
 
@@ -35,6 +36,7 @@ from unionfs.fuse.protocol import (
     Feature,
     Opcode,
 )
+from unionfs.fuse.splicing import SMALLEST, Span
 
 if TYPE_CHECKING:
     from unionfs.core.mountoptions import MountOptions
@@ -46,7 +48,7 @@ __all__ = ["Answer", "Handler", "Head", "Requests"]
 Head = tuple[int, int, int, int, int, int, int, int, int]
 """A decoded `wire.HEADER`."""
 
-Answer = bytes | memoryview | Job | int | None
+Answer = bytes | memoryview | Span | Job | int | None
 
 Handler = Callable[[int, memoryview, Head], Answer]
 
@@ -182,10 +184,14 @@ class Requests:
     def read(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
         return self._read(*wire.READ.unpack_from(body))
 
-    def _read(self, fh: int, offset: int, size: int) -> memoryview:
+    def _read(self, fh: int, offset: int, size: int) -> memoryview | Span:
+        fd = self._union.file(fh).fd
+        return Span(fd, offset, size) if size >= SMALLEST else self.data(fd, offset, size)
+
+    def data(self, fd: int, offset: int, size: int) -> memoryview:
         """Read into a buffer that is good until the next call: a fresh one would be zeroed page by page."""
         data = self._data[:size]
-        return data[: os.preadv(self._union.file(fh).fd, (data,), offset)]
+        return data[: os.preadv(fd, (data,), offset)]
 
     def write(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         fh, offset, flags, data = wire.write_data(body)

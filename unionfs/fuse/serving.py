@@ -26,6 +26,7 @@ from unionfs.fuse import wire
 from unionfs.fuse.follow import Follower
 from unionfs.fuse.protocol import MAX_WRITE, UNANSWERED, Opcode
 from unionfs.fuse.requests import Head, Requests
+from unionfs.fuse.splicing import Span, Splicer
 
 if TYPE_CHECKING:
     import outcome
@@ -61,7 +62,9 @@ class Server:
         self.lock = threading.Lock()
         """Held by whoever touches the union."""
         self._device = device
+        self._requests = requests
         self._table = requests.table
+        self._splicer = Splicer(device)
         self._follow = follow
         self._follower: Follower | None = None
         self._buffer = bytearray(BUFFER_SIZE)
@@ -120,6 +123,8 @@ class Server:
                 return
             if isinstance(answer, int):
                 self._fail(head, answer)
+            elif isinstance(answer, Span):
+                self._splice(head, answer)
             elif isinstance(answer, Job):
                 self._wait(answer, _Waiting(head, b"", answered_by_job=True))
             else:
@@ -151,6 +156,15 @@ class Server:
         else:
             self._write(header, body)
 
+    def _splice(self, head: Head, span: Span) -> None:
+        try:
+            spliced = self._splicer.send(head[2], span)
+        except OSError as exc:
+            self._lost(exc)
+        else:
+            if not spliced:
+                self._reply(head[2], self._requests.data(*span))
+
     def _fail(self, head: Head, error: int) -> None:
         if head[1] not in UNANSWERED:
             self._write(wire.failure(head[2], error))
@@ -159,10 +173,12 @@ class Server:
         try:
             os.writev(self._device, parts)
         except OSError as exc:
-            if exc.errno == errno.ENOENT:  # nobody waits for it any more
-                return
-            if exc.errno not in _GONE:
-                log.error("a reply is lost: %s", exc)  # noqa: TRY400 - the errno says it all
+            self._lost(exc)
+
+    def _lost(self, why: OSError) -> None:
+        """Note that a reply was not taken: either nobody waits for it any more (ENOENT), or it is our bug."""
+        if why.errno != errno.ENOENT and why.errno not in _GONE:
+            log.error("a reply is lost: %s", why)
 
     # Jobs.
 

@@ -1,6 +1,6 @@
-"""/dev/fuse beyond read and write: the ioctls that lend the kernel a file to pass requests through to.
+"""/dev/fuse beyond read and write: lending the kernel a file to pass requests through to, and pipes to it.
 
-Source: Linux include/uapi/linux/fuse.h (FUSE_DEV_IOC_*), fs/fuse/backing.c; capget(2).
+Source: Linux include/uapi/linux/fuse.h (FUSE_DEV_IOC_*), fs/fuse/backing.c; capget(2); fcntl(2).
 """
 
 import ctypes
@@ -8,15 +8,18 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
-__all__ = ["backing_close", "backing_open", "without_fsetid"]
+__all__ = ["backing_close", "backing_open", "widen_pipe", "without_fsetid"]
 
 BACKING_OPEN: Final = 0x4010E501
 """_IOW(229, 1, struct fuse_backing_map)"""
 BACKING_CLOSE: Final = 0x4004E502
 """_IOW(229, 2, uint32_t)"""
+
+PIPE_BYTES: Final = 1 << 20
+"""What an unprivileged pipe may have at most, by default (/proc/sys/fs/pipe-max-size)."""
 
 _MAP: Final = struct.Struct("=iIQ")
 _ID: Final = struct.Struct("=i")
@@ -42,6 +45,13 @@ def backing_open(device: int, fd: int) -> int:
 def backing_close(device: int, backing: int) -> None:
     """Take the number back. Files that are open through it are not disturbed."""
     fcntl.ioctl(device, BACKING_CLOSE, _ID.pack(backing))
+
+
+def widen_pipe(fd: int) -> int:
+    """Make a pipe as wide as is allowed; returns how many bytes it takes."""
+    with suppress(PermissionError):  # the user has many wide pipes already
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return int(fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ))
 
 
 class _Header(ctypes.Structure):
