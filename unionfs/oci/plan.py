@@ -114,6 +114,7 @@ class Planner:
         """*below* is None for the bottom layer."""
         self._below = below
         self._root = _Node(Entry(path=ROOT, kind=Kind.DIR, mode=0o755))
+        self._described = False
         self.steps: list[Step] = []
         """What is to be done, in order; the caller takes it away."""
 
@@ -136,6 +137,16 @@ class Planner:
             self._hard_link(parts, member)
         else:
             self._make(parts, member)
+
+    def end(self) -> None:
+        """Add the steps for what the archive left unsaid: its root is as it is below.
+
+        A stack shows the root of its top layer, so every layer must have the right one.
+        """
+        if not self._described:
+            below = self._find_below(ROOT) or self._root.entry
+            self._root.entry = replace(below, opaque=self._root.entry.opaque)
+            self._do(Verb.DIR, self._root.entry)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the finished layer, parents before children, sorted."""
@@ -169,6 +180,7 @@ class Planner:
     def _set_root(self, member: Member) -> None:
         if member.kind is not Kind.DIR:
             raise ImageError(f"the layer's root is a {member.kind.value}, not a directory")
+        self._described = True
         self._root.entry = replace(_entry(member, ROOT), opaque=self._root.entry.opaque)
         self._do(Verb.DIR, self._root.entry)
 

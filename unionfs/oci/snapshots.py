@@ -26,7 +26,7 @@ from unionfs.linux.flock import Lock
 from unionfs.linux.remove import remove
 from unionfs.oci.database import Database
 from unionfs.oci.digest import Digest
-from unionfs.oci.entry import Entry
+from unionfs.oci.entry import ROOT, Entry
 from unionfs.oci.form import UserForm, form_here
 from unionfs.oci.images import Images, LayerOf
 from unionfs.oci.merged import Merged
@@ -54,6 +54,8 @@ class _Below:
         return Merged(self._snapshots.index(chain_id) for chain_id in self._chain)
 
     def find(self, path: bytes) -> Entry | None:
+        if path == ROOT:  # asked for by nearly every layer, and in the topmost index
+            return self._snapshots.index(self._chain[-1])[0]
         return self._merged.find(path)
 
     def open(self, path: bytes) -> BinaryIO:

@@ -176,11 +176,17 @@ def _run(reader: TarReader, planner: Planner, apply: Callable[[Step], Entry | No
         count, size = count + len(planner.steps), size + member.size
         if count > limits.entries or size > limits.size:
             raise ImageError(f"the layer has more than {limits.entries} entries or {limits.size >> 20} MiB")
-        for step in planner.steps:
-            entry = apply(step)
-            if entry is not None:
-                planner.completed(step.path, entry)
-        planner.steps.clear()
+        _carry_out(planner, apply)
+    planner.end()
+    _carry_out(planner, apply)
+
+
+def _carry_out(planner: Planner, apply: Callable[[Step], Entry | None]) -> None:
+    for step in planner.steps:
+        entry = apply(step)
+        if entry is not None:
+            planner.completed(step.path, entry)
+    planner.steps.clear()
 
 
 class _Apply:
