@@ -51,6 +51,7 @@ COMMANDS: Final = {
     "tree": ("unionfs.cli.tree", "draw the files of an image, or of each of its layers"),
     "du": ("unionfs.cli.du", "show what an image's layers waste"),
     "check": ("unionfs.cli.check", "check that the store is sound, and repair it"),
+    "report": ("unionfs.cli.report", "write a page about an image, to look at in a browser"),
     "demo": ("unionfs.cli.demo", "see a union at work, on layers out of the distribution's packages"),
 }
 """Name to module and one line for the help."""
