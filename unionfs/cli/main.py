@@ -52,6 +52,8 @@ COMMANDS: Final = {
     "du": ("unionfs.cli.du", "show what an image's layers waste"),
     "check": ("unionfs.cli.check", "check that the store is sound, and repair it"),
     "report": ("unionfs.cli.report", "write a page about an image, to look at in a browser"),
+    "fsck": ("unionfs.cli.fsck", "examine the marks of an upper layer, and repair them"),
+    "convert": ("unionfs.cli.convert", "write a layer in another dialect of marks, or flattened"),
     "demo": ("unionfs.cli.demo", "see a union at work, on layers out of the distribution's packages"),
 }
 """Name to module and one line for the help."""
