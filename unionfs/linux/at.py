@@ -23,6 +23,7 @@ __all__ = [
     "exists",
     "find",
     "is_protected",
+    "itself",
     "link_descriptor",
     "lstat",
     "open_directory",
@@ -144,6 +145,11 @@ def open_path(dirfd: int, name: bytes) -> int:
 def proc_path(dirfd: int, name: bytes) -> bytes:
     """Spell *name* as a path, for the calls that have no dirfd form (the xattr family)."""
     return b"/proc/self/fd/%d/%s" % (dirfd, name)
+
+
+def itself(fd: int) -> bytes:
+    """Spell the file behind *fd* as a path to be followed: works for mere places, and whatever its mode is."""
+    return b"/proc/self/fd/%d" % fd
 
 
 def scan(dirfd: int) -> Iterator[os.DirEntry[str]]:

@@ -9,22 +9,39 @@ which lookups call for every directory: the library asks the kernel twice and th
 import errno
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import xattr
 
-__all__ = ["ACCESS_ACL", "CAPABILITY", "DEFAULT_ACL", "NOT_SET", "copy", "get", "names", "remove", "require", "set"]
+from unionfs.linux import at
+
+__all__ = [
+    "ACCESS_ACL",
+    "ACLS",
+    "CAPABILITY",
+    "DEFAULT_ACL",
+    "NOT_SET",
+    "copy",
+    "get",
+    "names",
+    "remove",
+    "require",
+    "set",
+]
 
 NOT_SET: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 """Answers, not failures: the attribute is not there, or the filesystem has none at all."""
 
 ACCESS_ACL: Final = "system.posix_acl_access"
 DEFAULT_ACL: Final = "system.posix_acl_default"
+ACLS: Final = frozenset({ACCESS_ACL, DEFAULT_ACL})
 CAPABILITY: Final = "security.capability"
 
 _TRIES: Final = 4
+_Result = TypeVar("_Result")
 
 Target = int | bytes
+"""A descriptor, which may be a mere place (O_PATH), or a path whose last component is not followed."""
 
 
 def names(target: Target) -> list[str]:
@@ -36,7 +53,19 @@ def names(target: Target) -> list[str]:
     except OSError as exc:
         if exc.errno in NOT_SET:
             return []
+        if exc.errno == errno.EBADF and isinstance(target, int):
+            return os.listxattr(at.itself(target))
         raise
+
+
+def _call(call: Callable[..., _Result], target: Target, *arguments: object, **options: int) -> _Result:
+    """Call the library; a mere place has no attributes by its descriptor, but by its name in /proc."""
+    try:
+        return call(target, *arguments, **options, symlink=not isinstance(target, int))
+    except OSError as exc:
+        if exc.errno != errno.EBADF or not isinstance(target, int):
+            raise
+        return call(at.itself(target), *arguments, **options)
 
 
 def get(target: Target, name: str) -> bytes | None:
@@ -57,7 +86,7 @@ def require(target: Target, name: str) -> bytes:
     """
     for tries_left in reversed(range(_TRIES)):  # the library asks for the size first; the value may grow in between
         try:
-            return bytes(xattr.getxattr(target, name, symlink=not isinstance(target, int)))
+            return bytes(_call(xattr.getxattr, target, name))
         except OSError as exc:
             if exc.errno != errno.ERANGE or not tries_left:
                 raise
@@ -66,7 +95,7 @@ def require(target: Target, name: str) -> bytes:
 
 def set(target: Target, name: str, value: bytes, flags: int = 0) -> None:  # noqa: A001 - the syscall's verb
     """Set one attribute; *flags* is os.XATTR_CREATE, os.XATTR_REPLACE or 0."""
-    xattr.setxattr(target, name, value, options=flags << 1, symlink=not isinstance(target, int))
+    _call(xattr.setxattr, target, name, value, options=flags << 1)
 
 
 def remove(target: Target, name: str) -> None:
@@ -75,7 +104,7 @@ def remove(target: Target, name: str) -> None:
     Raises:
         OSError: ENODATA, it is not set.
     """
-    xattr.removexattr(target, name, symlink=not isinstance(target, int))
+    _call(xattr.removexattr, target, name)
 
 
 def copy(source: Target, target: Target, is_left_out: Callable[[str], bool]) -> None:
