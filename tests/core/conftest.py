@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from tests.core.stacks import Stack, Tree
+from tests.core.stacks import Maker, Stack, Tree
 
 Stacks: TypeAlias = Callable[..., Stack]
 NOTHING: Final[Tree] = {}
@@ -17,7 +17,7 @@ def stack(tmp_path: Path) -> Iterator[Stacks]:
     """Make unions: ``stack(top, next, ..., upper={}, **options of Config)``. Their promises are checked in the end."""
     made: list[Stack] = []
 
-    def make(*lowers: Tree, upper: "Tree | None" = NOTHING, **options: object) -> Stack:
+    def make(*lowers: "Tree | Maker", upper: "Tree | Maker | None" = NOTHING, **options: object) -> Stack:
         base = tmp_path / f"stack{len(made)}"
         base.mkdir()
         made.append(Stack(base, lowers, upper, options))

@@ -49,6 +49,15 @@ def build(tree: Tree, path: Path) -> Path:
     return path
 
 
+def made(tree: "Tree | Maker", path: Path) -> Path:
+    """Make a layer; return its *path*."""
+    if isinstance(tree, Mapping):
+        return build(tree, path)
+    tree(path)
+    os.utime(path, ns=(PAST, PAST))
+    return path
+
+
 def WHITEOUT(path: Path) -> None:  # noqa: N802 - it stands in literals as the constant it is
     os.mknod(path, stat.S_IFCHR, 0)
 
@@ -105,13 +114,15 @@ def _names(path: bytes) -> list[str]:
 class Stack:
     """Layers, the union over them, and what the kernel would remember of it: lookups and open files."""
 
-    def __init__(self, base: Path, lowers: tuple[Tree, ...], upper: "Tree | None", options: dict[str, Any]) -> None:
-        self.lowers = [build(tree, base / f"l{index}") for index, tree in enumerate(lowers)]
-        self.data = [build(tree, base / f"d{index}") for index, tree in enumerate(options.pop("data_only", ()))]
+    def __init__(
+        self, base: Path, lowers: "tuple[Tree | Maker, ...]", upper: "Tree | Maker | None", options: dict[str, Any]
+    ) -> None:
+        self.lowers = [made(tree, base / f"l{index}") for index, tree in enumerate(lowers)]
+        self.data = [made(tree, base / f"d{index}") for index, tree in enumerate(options.pop("data_only", ()))]
         self.upper, self.work = base / "upper", base / "work"
         self._has_upper = upper is not None
         if upper is not None:
-            build(upper, self.upper)
+            made(upper, self.upper)
             self.work.mkdir()
         self._options, self._defer = options, bool(options.pop("defer", False))
         self._before = [picture(lower) for lower in (*self.lowers, *self.data)]

@@ -9,7 +9,7 @@ Source: Linux fs/posix_acl.c, posix_acl_create(); include/uapi/linux/posix_acl_x
 import struct
 from typing import Final
 
-__all__ = ["inherit"]
+__all__ = ["inherit", "narrowed"]
 
 _HEADER: Final = struct.Struct("<I")
 _ENTRY: Final = struct.Struct("<HHI")
@@ -36,3 +36,16 @@ def inherit(default: bytes, mode: int) -> tuple[bytes | None, int]:
     if all(tag in {_USER_OBJ, _GROUP_OBJ, _OTHER} for tag, _, _ in entries):
         return None, bits
     return _HEADER.pack(_VERSION) + b"".join(_ENTRY.pack(*entry) for entry in entries), bits
+
+
+def narrowed(access: bytes | None, mode: int) -> int:
+    """Return the mode to show of a file whose ACL *access* is not shown: the group gets what its own entry says.
+
+    With an ACL the group bits of the mode are the mask, which may give more than the ACL gives the group.
+    """
+    if access is None:
+        return mode
+    for tag, permissions, _ in _ENTRY.iter_unpack(access[_HEADER.size :]):
+        if tag == _GROUP_OBJ:
+            return (mode & ~0o070) | (mode & (int(permissions) << 3))
+    return mode

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from unionfs.core import copyup
 from unionfs.core.nodes import Dir, File, Node
@@ -19,7 +19,10 @@ from unionfs.core.request import NOW, Changes
 from unionfs.core.state import State
 from unionfs.linux import at
 
-__all__ = ["birth_time_ns", "change", "drop_set_id", "replaced", "stat_of"]
+if TYPE_CHECKING:
+    from unionfs.core.owners import Owners
+
+__all__ = ["birth_time_ns", "change", "drop_set_id", "replaced", "stat_of", "without_set_id"]
 
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 
@@ -55,11 +58,17 @@ def _of_nameless(node: File, final: os.stat_result) -> os.stat_result:
         return final
     opened = node.opens[0]
     st = os.fstat(opened.fd)
+    owners = node.place.layer.owners
+    if owners is not None:
+        st = owners.shown(st, opened.fd)
     return st if opened.writable_layer else replaced(st, st_nlink=final.st_nlink)
 
 
 def file_stat(node: File, st: os.stat_result) -> os.stat_result:
-    """Show the union's links of an indexed file, and the disk space of data that lie in another layer."""
+    """Show the union's owner and links, and the disk space of data that lie in another layer."""
+    owners = node.place.layer.owners
+    if owners is not None:
+        st = owners.shown(st, node.place.target(node.real))
     if node.indexed_links is not None:
         st = replaced(st, st_nlink=node.indexed_links)
     return with_data_blocks(st, node)
@@ -80,6 +89,9 @@ def _of_directory(node: Dir) -> os.stat_result:
 
 
 def directory_stat(node: Dir, st: os.stat_result) -> os.stat_result:
+    owners = node.places[0].layer.owners
+    if owners is not None:
+        st = owners.shown(st, node.places[0].fd())
     return replaced(st, st_nlink=1) if len(node.places) > 1 and st.st_nlink != 1 else st
 
 
@@ -92,27 +104,30 @@ def change(state: State, node: Node, changes: Changes, fd: int | None) -> None:
     Raises:
         Deferred: a long copy-up comes first.
     """
-    state.writable()
+    owners = state.writable().layer.owners
     target = _target(state, node, changes, fd)
-    if changes.uid is not None or changes.gid is not None:
-        _chown(target, changes)
-    if changes.mode is not None:
-        _chmod(node, target, changes.mode)
+    if owners is not None:
+        _change_shown(owners, node, target, changes)
+    else:
+        if changes.uid is not None or changes.gid is not None:
+            _chown(target, changes)
+        if changes.mode is not None:
+            _chmod(node, target, changes.mode)
     if changes.size is not None:
-        _truncate(target, changes.size, kill_priv=changes.kill_priv)
+        _truncate(node, target, changes)
     if changes.atime_ns is not None or changes.mtime_ns is not None:
         _utimes(target, changes)
 
 
 Target = tuple[int, bytes]
-"""A directory's descriptor and a name in it; the name is empty for an open file itself."""
+"""A directory's descriptor and a name in it; the name is empty for the open file or directory itself."""
 
 
 def _target(state: State, node: Node, changes: Changes, fd: int | None) -> Target:
     if isinstance(node, Dir):
         if node.is_gone:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return copyup.directory(state, node).fd(), b"."
+        return copyup.directory(state, node).fd(), b""
     if changes.size is not None:
         copyup.file(state, node, changes.size)
     else:
@@ -124,6 +139,16 @@ def _target(state: State, node: Node, changes: Changes, fd: int | None) -> Targe
     return node.place.fd(), node.real
 
 
+def _change_shown(owners: "Owners", node: Node, target: Target, changes: Changes) -> None:
+    """Change owner and mode where they are not shown as they are on disk."""
+    if (changes.uid, changes.gid, changes.mode) == (None, None, None):
+        return
+    st = stat_of(node)
+    owners.change(at.proc_path(*target) if target[1] else target[0], st, changes)
+    if changes.mode is not None and not owners.is_kept(st.st_mode):
+        _chmod(node, target, changes.mode)
+
+
 def _chown(target: Target, changes: Changes) -> None:
     uid = -1 if changes.uid is None else changes.uid
     gid = -1 if changes.gid is None else changes.gid
@@ -131,43 +156,52 @@ def _chown(target: Target, changes: Changes) -> None:
     if name:
         os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
     else:
-        os.fchown(dirfd, uid, gid)
+        os.chown(at.itself(dirfd), uid, gid)
 
 
 def _chmod(node: Node, target: Target, mode: int) -> None:
     dirfd, name = target
     if not name:
-        os.fchmod(dirfd, mode)
+        os.chmod(at.itself(dirfd), mode)
         return
     if isinstance(node, File) and stat.S_ISLNK(node.place.lstat(name).st_mode):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     os.chmod(name, mode, dir_fd=dirfd)
 
 
-def _truncate(target: Target, size: int, *, kill_priv: bool) -> None:
+def _truncate(node: Node, target: Target, changes: Changes) -> None:
     dirfd, name = target
     if not name:
-        _truncate_open(dirfd, size, kill_priv=kill_priv)
+        _truncate_open(node, dirfd, changes)
         return
     fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dirfd)
     try:
-        _truncate_open(fd, size, kill_priv=kill_priv)
+        _truncate_open(node, fd, changes)
     finally:
         os.close(fd)
 
 
-def _truncate_open(fd: int, size: int, *, kill_priv: bool) -> None:
-    if kill_priv:
-        drop_set_id(fd)
-    os.ftruncate(fd, size)
+def _truncate_open(node: Node, fd: int, changes: Changes) -> None:
+    if changes.kill_priv and isinstance(node, File):
+        drop_set_id(node, fd)
+    os.ftruncate(fd, changes.size or 0)
 
 
-def drop_set_id(fd: int) -> None:
-    """Clear set-user-id, and set-group-id where group-execute is set, as a write by an ordinary user does."""
+def drop_set_id(node: File, fd: int) -> None:
+    """Clear the set-id bits of *node*, whose upper file is *fd*, as a write by an ordinary user does."""
+    owners = node.place.layer.owners
+    if owners is not None:
+        owners.drop_set_id(fd)
+        return
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
-    kept = mode & ~(_SET_ID if mode & stat.S_IXGRP else stat.S_ISUID)
+    kept = without_set_id(mode)
     if kept != mode:
         os.fchmod(fd, kept)
+
+
+def without_set_id(mode: int) -> int:
+    """Return *mode* without set-user-id, and without set-group-id where group-execute is set."""
+    return mode & ~(_SET_ID if mode & stat.S_IXGRP else stat.S_ISUID)
 
 
 def _utimes(target: Target, changes: Changes) -> None:
@@ -178,7 +212,7 @@ def _utimes(target: Target, changes: Changes) -> None:
     if name:
         os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
     else:
-        os.utime(dirfd, ns=times)
+        os.utime(at.itself(dirfd), ns=times)
 
 
 _COARSE: Final = 5

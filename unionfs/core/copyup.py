@@ -18,6 +18,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from unionfs.core import inos
@@ -26,7 +27,7 @@ from unionfs.core.jobs import Deferred, Job
 from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
 from unionfs.core.state import State
-from unionfs.core.upper import Upper
+from unionfs.core.upper import Upper, with_access
 from unionfs.errors import RefusedMark
 from unionfs.linux import at, filecopy, fileops, xattr
 
@@ -82,6 +83,8 @@ def make(copy: Copy) -> None:
         os.mkdir(copy.temp, 0o700, dir_fd=dirfd)
     elif kind == stat.S_IFLNK:
         os.symlink(copy.link, copy.temp, dir_fd=dirfd)
+    elif copy.upper.layer.owners is not None:
+        copy.upper.layer.owners.make_node(dirfd, copy.temp, kind | 0o600, copy.st.st_rdev)
     else:
         os.mknod(copy.temp, kind | 0o600, copy.st.st_rdev, dir_fd=dirfd)
 
@@ -95,17 +98,23 @@ def copy_data(copy: Copy) -> None:
 
 
 def copy_owner(copy: Copy) -> None:
+    if copy.upper.layer.owners is not None:
+        copy.upper.layer.owners.give(copy.target, copy.st)
+        return
     if (copy.st.st_uid, copy.st.st_gid) == (copy.upper.uid, copy.upper.gid):
         return  # as it was made
     os.chown(copy.temp, copy.st.st_uid, copy.st.st_gid, dir_fd=copy.upper.work_fd, follow_symlinks=False)
 
 
 def copy_xattrs(copy: Copy) -> None:
-    xattr.copy(copy.source, copy.target, copy.upper.layer.xattrs.is_private)
+    marks, acls = copy.upper.layer.xattrs, () if copy.upper.layer.owners is None else xattr.ACLS
+    xattr.copy(copy.source, copy.target, lambda name: name in acls or marks.is_private(name))
 
 
 def copy_mode(copy: Copy) -> None:
-    if not stat.S_ISLNK(copy.st.st_mode):
+    if copy.upper.layer.owners is not None:
+        copy.upper.layer.owners.set_mode(copy.target, copy.st)
+    elif not stat.S_ISLNK(copy.st.st_mode):
         os.chmod(copy.temp, stat.S_IMODE(copy.st.st_mode), dir_fd=copy.upper.work_fd)
 
 
@@ -139,8 +148,8 @@ STEPS: Final[tuple[Step, ...]] = (
     copy_data,
     copy_owner,  # after data: writing clears the set-id bits; before xattrs: chown drops security.capability
     copy_xattrs,
+    write_marks,  # before mode: a read-only file takes no user.* attribute from an ordinary user
     copy_mode,  # after owner, which clears the set-id bits, and after ACLs, which carry a mode of their own
-    write_marks,
     copy_times,  # after data, which moves mtime
     write_through,  # last: all of the above must be on the disk before the name is
 )
@@ -169,8 +178,8 @@ def _directory(upper: Upper, node: Dir) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     lower = node.places[0]
     above = node.parent.places[0]
-    st = os.fstat(lower.fd())
-    copy = Copy(st, at.proc_path(lower.fd(), b"."), -1, 0, upper, upper.temporary())
+    st = lower.exact(b".", os.fstat(lower.fd()))
+    copy = Copy(st, lower.fd(), -1, 0, upper, upper.temporary())
     copy.origin = origin_mark(lower, b"")
     with upper.staged() as copy.temp:
         run(copy)
@@ -238,12 +247,14 @@ def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) ->
     if node.final is not None:
         return _prepare_nameless(upper, node, wanted)
     source = node.place.target(node.real)
-    copy = Copy(st, source, -1, 0, upper, upper.temporary())
+    copy = Copy(node.place.exact(node.real, st), source, -1, 0, upper, upper.temporary())
     if st.st_nlink == 1 or hard_links:
         copy.origin = origin_mark(node.place, node.real)
     if stat.S_ISREG(st.st_mode):
         data_place, data_name = node.data or (node.place, node.real)
-        copy.data = at.open_unnoticed(data_place.fd(), data_name)
+        copy.data = _open_data(data_place, data_name, wanted)
+        if copy.data < 0:
+            return copy
         copy.size = wanted
         copy.flags = _flags(copy.data)
         # a worker may not use the place's descriptor, which may be closed and its number given away
@@ -251,6 +262,16 @@ def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) ->
     elif stat.S_ISLNK(st.st_mode):
         copy.link = os.readlink(node.real, dir_fd=node.place.fd())
     return copy
+
+
+def _open_data(place: Place, name: bytes, wanted: int) -> int:
+    """Return a descriptor for reading; -1 if we may not read, but nothing is wanted anyway."""
+    try:
+        return at.open_unnoticed(place.fd(), name)
+    except PermissionError:
+        if wanted:
+            raise
+        return -1
 
 
 def _flags(fd: int) -> int:
@@ -267,8 +288,9 @@ def _prepare_nameless(upper: Upper, node: File, wanted: int) -> Copy:
     """A file without a name can only be reached through one of its open files."""
     if not node.opens:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    data = os.dup(node.opens[0].fd)
-    return Copy(os.fstat(data), data, data, wanted, upper, upper.temporary())
+    data, owners = os.dup(node.opens[0].fd), node.place.layer.owners
+    st = os.fstat(data) if owners is None else owners.shown(os.fstat(data), data, is_exact=True)
+    return Copy(st, data, data, wanted, upper, upper.temporary())
 
 
 def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseException | None) -> None:
@@ -326,9 +348,9 @@ def link_names(state: State, node: File) -> None:
         if index is not None and above.find(name) is None:
             before = os.fstat(above.fd())
             index.record(node)
-            index.link_up(node, above, name)
+            with_access(partial(index.link_up, node, above, name), (above.fd(), b""))
             index.record(node)
-            os.utime(at.proc_path(above.fd(), b"."), ns=(before.st_atime_ns, before.st_mtime_ns))
+            os.utime(at.itself(above.fd()), ns=(before.st_atime_ns, before.st_mtime_ns))
     node.has_lower_names = False
 
 
@@ -336,10 +358,11 @@ def _publish(upper: Upper, copy: Copy, above: Place, name: bytes) -> None:
     """Give the finished copy its name. The directory's times are as before: nothing has changed in it."""
     before = os.fstat(above.fd())
     above.will_hold(name)
-    at.rename(upper.work_fd, copy.temp, above.fd(), name)
+    move = partial(at.rename, upper.work_fd, copy.temp, above.fd(), name)
+    with_access(move, (above.fd(), b""), (upper.work_fd, copy.temp))
     if upper.syncs_directories:
         os.fsync(above.fd())
-    os.utime(at.proc_path(above.fd(), b"."), ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(at.itself(above.fd()), ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _swap(state: State, node: File, reopen: Callable[[int], int]) -> None:
@@ -417,7 +440,8 @@ def metadata(state: State, node: File) -> None:
     if node in state.jobs:
         raise Deferred(state.jobs[node])
     upper = state.writable()
-    copy = Copy(st, node.place.target(node.real), -1, 0, upper, upper.temporary(), metadata_only=True)
+    shown = node.place.exact(node.real, st)
+    copy = Copy(shown, node.place.target(node.real), -1, 0, upper, upper.temporary(), metadata_only=True)
     if st.st_nlink == 1 or state.config.index:
         copy.origin = origin_mark(node.place, node.real)
     data = node.data or (node.place, node.real)

@@ -14,7 +14,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from unionfs.core import acl, attrs, copyup, find, ondisk, readdir
 from unionfs.core.files import OpenFile
@@ -30,6 +30,17 @@ from unionfs.names import Handle
 __all__ = ["create", "link", "make", "rmdir", "symlink", "tmpfile", "unlink"]
 
 NAME_MAX: Final = 255
+
+
+class New(NamedTuple):
+    """A new object as it was asked for."""
+
+    mode: int
+    """With type bits, before the umask."""
+    caller: Caller
+    rdev: int = 0
+
+
 Maker = Callable[[int, bytes, int], None]
 """Makes the object, given a directory's descriptor, a name and permission bits."""
 
@@ -78,36 +89,39 @@ def make(state: State, parent: Dir, name: bytes, mode: int, rdev: int, caller: C
     if kind == stat.S_IFCHR and rdev == ondisk.WHITEOUT_RDEV:
         _fail(errno.EPERM)  # it would be a whiteout
 
+    owners = state.writable().layer.owners
+
     def maker(dirfd: int, at_name: bytes, bits: int) -> None:
         if kind == stat.S_IFDIR:
             os.mkdir(at_name, bits, dir_fd=dirfd)
+        elif owners is not None:
+            owners.make_node(dirfd, at_name, kind | bits, rdev)
         else:
             os.mknod(at_name, kind | bits, rdev, dir_fd=dirfd)
 
-    return _make(state, parent, name, mode, caller, maker)
+    return _make(state, parent, name, New(mode, caller, rdev), maker)
 
 
 def symlink(state: State, parent: Dir, name: bytes, target: bytes, caller: Caller) -> tuple[Node, os.stat_result]:
     def maker(dirfd: int, at_name: bytes, _bits: int) -> None:
         os.symlink(target, at_name, dir_fd=dirfd)
 
-    return _make(state, parent, name, stat.S_IFLNK | 0o777, caller, maker)
+    return _make(state, parent, name, New(stat.S_IFLNK | 0o777, caller), maker)
 
 
-def _make(
-    state: State, parent: Dir, name: bytes, mode: int, caller: Caller, maker: Maker
-) -> tuple[Node, os.stat_result]:
+def _make(state: State, parent: Dir, name: bytes, new: New, maker: Maker) -> tuple[Node, os.stat_result]:
+    mode = new.mode
     upper, place, over_whiteout = _new_place(state, parent, name)
     if over_whiteout:
         with upper.staged() as temp:
             maker(upper.work_fd, temp, 0o600 if not stat.S_ISDIR(mode) else 0o700)
-            _dress(upper, place, temp, mode, caller)
+            _dress(upper, place, temp, new)
             _over_whiteout(upper, temp, place, name, stat.S_ISDIR(mode))
     else:
-        upper.use_umask(caller.umask)
+        upper.use_umask(new.caller.umask)
         maker(place.fd(), name, stat.S_IMODE(mode))
         try:
-            _own(upper, place, name, mode, caller)
+            _own(upper, place, name, new)
         except BaseException:
             upper.remove_directory(place, name) if stat.S_ISDIR(mode) else os.unlink(name, dir_fd=place.fd())
             raise
@@ -124,8 +138,12 @@ def _over_whiteout(upper: Upper, temp: bytes, place: Place, name: bytes, is_dir:
         at.rename(upper.work_fd, temp, place.fd(), name)
 
 
-def _own(upper: Upper, place: Place, name: bytes, mode: int, caller: Caller) -> None:
+def _own(upper: Upper, place: Place, name: bytes, new: New) -> None:
     """Give an object, made in its directory by the daemon, to the caller."""
+    mode, caller, _ = new
+    if upper.layer.owners is not None:
+        upper.layer.owners.settle(place.target(name), _looks(place, new))
+        return
     if caller.uid == upper.uid and caller.gid == upper.gid:
         return
     dirfd = place.fd()
@@ -137,8 +155,27 @@ def _own(upper: Upper, place: Place, name: bytes, mode: int, caller: Caller) -> 
         os.chmod(name, made | (mode & (stat.S_ISUID | stat.S_ISGID)), dir_fd=dirfd)
 
 
-def _dress(upper: Upper, place: Place, temp: bytes, mode: int, caller: Caller) -> None:
+def _looks(place: Place, new: New) -> os.stat_result:
+    """Return what a new object in *place* is to show, where that is not left to the filesystem."""
+    above, owners = os.fstat(place.fd()), place.layer.owners
+    if owners is not None:
+        above = owners.shown(above, place.fd())
+    mode, caller, rdev = new
+    inherits_group = above.st_mode & stat.S_ISGID
+    if not stat.S_ISLNK(mode):
+        mode &= ~caller.umask
+    if inherits_group and stat.S_ISDIR(mode):
+        mode |= stat.S_ISGID
+    gid = above.st_gid if inherits_group else caller.gid
+    return attrs.replaced(above, st_mode=mode, st_uid=caller.uid, st_gid=gid, st_rdev=rdev)
+
+
+def _dress(upper: Upper, place: Place, temp: bytes, new: New) -> None:
     """Give a staged object the owner, mode and ACL it would have had, had it been made in *place*."""
+    mode, caller, _ = new
+    if upper.layer.owners is not None:
+        upper.layer.owners.settle(at.proc_path(upper.work_fd, temp), _looks(place, new))
+        return
     dirfd, above = upper.work_fd, os.fstat(place.fd())
     inherits_group = bool(above.st_mode & stat.S_ISGID)
     gid = above.st_gid if inherits_group else caller.gid
@@ -147,7 +184,7 @@ def _dress(upper: Upper, place: Place, temp: bytes, mode: int, caller: Caller) -
         return
     bits = stat.S_IMODE(mode)
     target = at.proc_path(dirfd, temp)
-    default = xattr.get(at.proc_path(place.fd(), b"."), xattr.DEFAULT_ACL)
+    default = xattr.get(place.fd(), xattr.DEFAULT_ACL)
     if default is None:
         bits &= ~caller.umask
     else:
@@ -171,7 +208,7 @@ def create(
         with upper.staged() as temp:
             fd = at.open_file(upper.work_fd, temp, kept | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                _dress(upper, place, temp, mode, caller)
+                _dress(upper, place, temp, New(stat.S_IFREG | mode, caller))
                 at.rename(upper.work_fd, temp, place.fd(), name)
             except BaseException:
                 os.close(fd)
@@ -180,7 +217,7 @@ def create(
         upper.use_umask(caller.umask)
         fd = at.open_file(place.fd(), name, kept | os.O_CREAT | os.O_EXCL, stat.S_IMODE(mode))
         try:
-            _own(upper, place, name, mode, caller)
+            _own(upper, place, name, New(stat.S_IFREG | mode, caller))
         except BaseException:
             os.close(fd)
             os.unlink(name, dir_fd=place.fd())
@@ -196,7 +233,9 @@ def tmpfile(state: State, parent: Dir, mode: int, flags: int, caller: Caller) ->
     upper.use_umask(caller.umask)
     fd = os.open(b"/proc/self/fd/%d" % place.fd(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, stat.S_IMODE(mode))
     try:
-        if (caller.uid, caller.gid) != (upper.uid, upper.gid):
+        if upper.layer.owners is not None:
+            upper.layer.owners.settle(fd, _looks(place, New(stat.S_IFREG | mode, caller)))
+        elif (caller.uid, caller.gid) != (upper.uid, upper.gid):
             inherits_group = stat.S_ISGID & os.fstat(place.fd()).st_mode
             os.fchown(fd, caller.uid, -1 if inherits_group else caller.gid)
         st = os.fstat(fd)
@@ -204,7 +243,8 @@ def tmpfile(state: State, parent: Dir, mode: int, flags: int, caller: Caller) ->
         os.close(fd)
         raise
     node = find.nameless(state, parent, place, st)
-    return node, st, state.files.add(OpenFile(node, fd, flags, os.O_RDWR))
+    handle = state.files.add(OpenFile(node, fd, flags, os.O_RDWR))
+    return node, attrs.stat_of(node), handle
 
 
 def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
@@ -286,10 +326,12 @@ def before_removal(state: State, node: Node) -> os.stat_result:
     file: without a name, its descriptor is all that is left of it.
     """
     if isinstance(node, Dir):
-        return os.fstat(node.places[0].fd())
+        return attrs.directory_stat(node, os.fstat(node.places[0].fd()))
     if node.data is not None and node.opens:
         copyup.file(state, node)
     st = node.place.lstat(node.real)
+    if node.place.layer.owners is not None:
+        st = attrs.file_stat(node, st)
     if not node.is_upper and at.is_protected(node.place.fd(), node.real):
         _fail(errno.EPERM)
     index = state.upper.index if state.upper is not None else None

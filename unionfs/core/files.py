@@ -123,7 +123,7 @@ def _reopen(node: File, flags: int) -> int:
 def write(state: State, fh: int, data: bytes | bytearray | memoryview, offset: int, *, kill_priv: bool = False) -> int:
     opened = _for_change(state, fh)
     if kill_priv:
-        attrs.drop_set_id(opened.fd)
+        attrs.drop_set_id(opened.node, opened.fd)
     return os.pwrite(opened.fd, data, offset)
 
 
@@ -186,7 +186,7 @@ def fallocate(state: State, fh: int, mode: int, offset: int, length: int, *, kil
     """Allocate, punch, zero, collapse or insert, as fallocate(2) with *mode*."""
     opened = _for_change(state, fh)
     if kill_priv:
-        attrs.drop_set_id(opened.fd)
+        attrs.drop_set_id(opened.node, opened.fd)
     fileops.fallocate(opened.fd, mode, offset, length)
 
 

@@ -42,10 +42,16 @@ def lookup(state: State, parent: Dir, name: bytes) -> tuple[Node, os.stat_result
     if found is None:
         raise FileNotFoundError(errno.ENOENT, _ENOENT)
     node = _node(state, parent, name, found)
+    try:
+        if isinstance(node, File) and node.indexed_links is not None:
+            st = attrs.stat_of(node)  # what was found may be an older, lower name of it
+        else:
+            st = _shown(node, found.st)
+    except OSError:
+        state.nodes.drop_if_unused(node)
+        raise
     node.lookups += 1
-    if isinstance(node, File) and node.indexed_links is not None:
-        return node, attrs.stat_of(node)  # what was found may be an older, lower name of it
-    return node, _shown(node, found.st)
+    return node, st
 
 
 def _search(state: State, parent: Dir, name: bytes) -> Found | None:

@@ -14,10 +14,13 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from unionfs.core import ondisk
 from unionfs.linux import at, xattr
+
+if TYPE_CHECKING:
+    from unionfs.core.owners import Owners
 
 __all__ = ["Descriptors", "Layer", "Place"]
 
@@ -35,7 +38,7 @@ MAX_NAMES: Final = 4096
 class Layer:
     """One layer of the stack: a root directory and what its filesystem means to the union."""
 
-    __slots__ = ("fsid", "index", "path", "root", "uuid", "writable", "xattrs")
+    __slots__ = ("fsid", "index", "owners", "path", "root", "uuid", "writable", "xattrs")
 
     def __init__(self, index: int, path: Path, fsid: int, xattrs: ondisk.XattrSet, *, writable: bool) -> None:
         self.index = index
@@ -48,6 +51,8 @@ class Layer:
         self.writable = writable
         """True for the upper layer only; the union writes nowhere else."""
         self.uuid = bytes(16)
+        self.owners: Owners | None = None
+        """How owners and modes are shown, if not as they are."""
         self.root: Place
 
 
@@ -200,6 +205,17 @@ class Place:
         if self.names is not None:
             self.names.discard(name)
 
+    def exact(self, name: bytes, st: os.stat_result) -> os.stat_result:
+        """Return what is shown of a file here whose real attributes are *st*; ``.`` is the directory itself.
+
+        Raises:
+            OSError: EOVERFLOW, its owner is outside of the map, so a copy cannot have the same.
+        """
+        owners = self.layer.owners
+        if owners is None:
+            return st
+        return owners.shown(st, self.fd() if name == b"." else self.target(name), is_exact=True)
+
     def target(self, name: bytes) -> bytes:
         """Spell a file here for the xattr calls."""
         return at.proc_path(self.fd(), name)
@@ -216,26 +232,20 @@ class Place:
         if self._marked:
             return
         marks, fd = self.layer.xattrs, self.fd()
-        target = at.proc_path(fd, b".")
-        try:
-            names = xattr.names(fd)
-        except OSError as exc:
-            if exc.errno != errno.EBADF:  # a mere place (O_PATH) has no fgetxattr
-                raise
-            names = xattr.names(target)
+        names = xattr.names(fd)
         if names:
-            value = xattr.get(target, marks.opaque) if marks.opaque in names else None
+            value = xattr.get(fd, marks.opaque) if marks.opaque in names else None
             self.opaque = value == ondisk.OPAQUE or ondisk.FOREIGN_OPAQUE in names
             self.xwhiteouts = value == ondisk.XWHITEOUTS
             self.impure = marks.impure in names
             if marks.redirect in names:
-                self.redirect = self._read_redirect(target)
+                self.redirect = self._read_redirect(fd)
         if not self.opaque and at.exists(fd, ondisk.OPAQUE_FILE):
             self.opaque = True
         self._marked = True
 
-    def _read_redirect(self, target: bytes) -> bytes | None:
-        value = xattr.get(target, self.layer.xattrs.redirect)
+    def _read_redirect(self, fd: int) -> bytes | None:
+        value = xattr.get(fd, self.layer.xattrs.redirect)
         return None if value is None else ondisk.check_redirect(value)
 
     def mark_fresh(self) -> None:

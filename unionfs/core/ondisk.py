@@ -9,6 +9,8 @@ filesystems leave in layers: ``.wh.NAME`` files, ``.wh..wh..opq``, ``user.fuseov
 Source: Linux Documentation/filesystems/overlayfs.rst; fs/overlayfs/{util,namei,copy_up,overlayfs.h}.
 """
 
+import os
+import re
 import stat
 import struct
 from dataclasses import dataclass, field
@@ -21,21 +23,26 @@ from unionfs.linux.handles import FileHandle
 __all__ = [
     "OPAQUE",
     "OPAQUE_FILE",
+    "OVERRIDES",
     "REDIRECT_MAX",
     "TRUSTED",
     "USER",
     "WHITEOUT_MODE",
     "WHITEOUT_PREFIX",
     "WHITEOUT_RDEV",
+    "WRITTEN_OVERRIDE",
     "XWHITEOUTS",
     "Metacopy",
+    "Override",
     "XattrSet",
     "check_redirect",
     "decode_metacopy",
     "decode_nlink",
     "decode_origin",
+    "decode_override",
     "encode_nlink",
     "encode_origin",
+    "encode_override",
     "is_whiteout",
 ]
 
@@ -77,6 +84,8 @@ class XattrSet:
     """The attribute names of one flavour: ``trusted.`` with privilege, ``user.`` without."""
 
     prefix: str
+    keeps_owners: bool = False
+    """Some layer has owners in attributes: then those are private too, for whoever sets them makes himself root."""
     opaque: str = field(init=False)
     redirect: str = field(init=False)
     metacopy: str = field(init=False)
@@ -87,7 +96,11 @@ class XattrSet:
     whiteout: str = field(init=False)
     protattr: str = field(init=False)
 
+    hidden: tuple[str, ...] = field(init=False)
+
     def __post_init__(self) -> None:
+        overrides = _OVERRIDE_PREFIXES if self.keeps_owners else ()
+        object.__setattr__(self, "hidden", (self.prefix, _FOREIGN_PREFIX, *overrides))
         for mark in ("opaque", "redirect", "metacopy", "origin", "impure", "nlink", "upper", "whiteout", "protattr"):
             object.__setattr__(self, mark, self.prefix + mark)
 
@@ -97,7 +110,7 @@ class XattrSet:
         >>> TRUSTED.is_private("trusted.overlay.opaque"), TRUSTED.is_private("trusted.overlayfs")
         (True, False)
         """
-        return name.startswith((self.prefix, _FOREIGN_PREFIX)) and not self.is_escaped(name)
+        return name.startswith(self.hidden) and not self.is_escaped(name)
 
     def is_escaped(self, name: str) -> bool:
         """Tell whether *name*, on disk, is an attribute that a union nested in this one calls its own."""
@@ -117,6 +130,17 @@ class XattrSet:
 
 
 _FOREIGN_PREFIX: Final = "user.fuseoverlayfs."
+_OVERRIDE_PREFIXES: Final = ("user.containers.override_", "security.fuseoverlayfs.")
+
+OVERRIDES: Final = (
+    "security.fuseoverlayfs.override_stat",
+    "user.containers.override_stat",
+    "user.fuseoverlayfs.override_stat",
+)
+"""Attributes that stand for owner, mode and type, in the order in which a layer's root is asked for them."""
+
+WRITTEN_OVERRIDE: Final = {1: OVERRIDES[0], 2: OVERRIDES[1]}
+"""The one that each value of the option ``xattr_permissions`` writes."""
 FOREIGN_OPAQUE: Final = "user.fuseoverlayfs.opaque"
 
 TRUSTED: Final = XattrSet("trusted.overlay.")
@@ -211,3 +235,67 @@ def decode_nlink(value: bytes, upper: int, lower: int) -> int | None:
         return None
     count = (upper if value[:1] == b"U" else lower) + int(value[1:])
     return count if count > 0 else None
+
+
+class Override(NamedTuple):
+    """Owner, mode and type that stand in an attribute instead of the inode."""
+
+    uid: int
+    gid: int
+    mode: int
+    """With type bits; without, the type is the file's own."""
+    rdev: int = 0
+
+
+_TYPES: Final = {
+    b"file": stat.S_IFREG,
+    b"dir": stat.S_IFDIR,
+    b"symlink": stat.S_IFLNK,
+    b"pipe": stat.S_IFIFO,
+    b"socket": stat.S_IFSOCK,
+    b"block": stat.S_IFBLK,
+    b"char": stat.S_IFCHR,
+}
+_TYPE_NAMES: Final = {bits: name for name, bits in _TYPES.items()}
+_DEVICES: Final = frozenset({stat.S_IFBLK, stat.S_IFCHR})
+
+
+def encode_override(override: Override) -> bytes:
+    """Write owner, mode and type as containers/storage does.
+
+    >>> encode_override(Override(0, 5, 0o104755)), encode_override(Override(1, 2, 0o020600, os.makedev(1, 3)))
+    (b'0:5:4755:file', b'1:2:0600:char-1-3')
+    """
+    uid, gid, mode, rdev = override
+    kind = stat.S_IFMT(mode)
+    device = b"-%d-%d" % (os.major(rdev), os.minor(rdev)) if kind in _DEVICES else b""
+    return b"%d:%d:%04o:%s%s" % (uid, gid, stat.S_IMODE(mode), _TYPE_NAMES[kind], device)
+
+
+def decode_override(value: bytes) -> Override:
+    """Read ``UID:GID:MODE[:TYPE]``; fuse-overlayfs writes no type, or ``char1:3``.
+
+    Raises:
+        BadMark: it is nothing of the kind.
+
+    >>> decode_override(b"1000:0:755")
+    Override(uid=1000, gid=0, mode=493, rdev=0)
+    >>> decode_override(b"0:0:0600:block-8-1-more") == decode_override(b"0:0:600:block8:1")
+    True
+    """
+    match = _OVERRIDE.fullmatch(value)
+    if match is None or max(int(match["uid"]), int(match["gid"])) >= NO_ID:
+        raise BadMark(f"override_stat {value!r}")
+    kind = _TYPES.get(match["type"] or match["device"], 0)
+    rdev = os.makedev(int(match["major"]), int(match["minor"])) if match["device"] else 0
+    return Override(int(match["uid"]), int(match["gid"]), kind | stat.S_IMODE(int(match["mode"], 8)), rdev)
+
+
+NO_ID: Final = 2**32 - 1
+"""No user and no group has this number."""
+
+_OVERRIDE: Final = re.compile(
+    rb"(?P<uid>\d{1,10}):(?P<gid>\d{1,10}):(?P<mode>[0-7]{1,7})"
+    rb"(?::(?:(?P<type>file|dir|symlink|pipe|socket)"
+    rb"|(?P<device>block|char)-?(?P<major>\d{1,4})[-:](?P<minor>\d{1,7})(?:-.*)?))?"
+)

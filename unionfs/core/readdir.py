@@ -103,7 +103,11 @@ def _entries(place: Place) -> Iterator[tuple[bytes, "os.DirEntry[str]", int | No
             if not name.startswith(ondisk.META_PREFIX):
                 yield name, entry, None
         elif entry.is_file(follow_symlinks=False):
-            yield name, entry, None if place.xwhiteouts and _is_whiteout(place, name) else _FILE
+            if place.xwhiteouts and _is_whiteout(place, name):
+                yield name, entry, None
+            else:
+                owners = place.layer.owners
+                yield name, entry, _FILE if owners is None else owners.kind(place.target(name)) >> 12
         elif entry.is_dir(follow_symlinks=False):
             yield name, entry, _DIRECTORY
         elif entry.is_symlink():

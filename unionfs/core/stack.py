@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from unionfs.core import find, inos, ondisk
+from unionfs.core import find, inos, ondisk, owners
 from unionfs.core.config import Config, Fsync
 from unionfs.core.files import FileTable
 from unionfs.core.index import Index
@@ -143,10 +143,14 @@ def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
     cache = Descriptors(min(_MAX_DESCRIPTORS, at.descriptor_limit() // 2))
     devices: dict[int, int] = {}
     layers: list[Layer] = []
+    overrides = [owners.find_override(fd, config, is_trusting=not _is_privileged()) for fd in fds]
+    if any(overrides) or config.xattr_permissions:
+        marks = ondisk.XattrSet(marks.prefix, keeps_owners=True)
     paths = [*([config.upper] if config.upper else []), *config.lower, *config.data_only]
     for index, (fd, path) in enumerate(zip(fds, paths, strict=True)):
         fsid = devices.setdefault(os.fstat(fd).st_dev, len(devices))
         layer = Layer(index, path, fsid % inos.MAX_FILESYSTEMS, marks, writable=has_upper and index == 0)
+        layer.owners = owners.of_layer(config, overrides[index], writable=layer.writable)
         layer.uuid = handles.filesystem_uuid(fd)
         layer.root = Place.at_root(layer, fd, cache)
         layers.append(layer)
@@ -169,13 +173,17 @@ def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
         nodes=NodeTable(root, cache),
         files=FileTable(),
         upper=None,
+        shows_acls=not config.noacl and not any(layer.owners for layer in layers),
     )
 
 
 def _marks(config: Config) -> ondisk.XattrSet:
     """Choose the flavour of marks: ``user.`` where asked for, or where ``trusted.`` is not ours to use."""
-    privileged = ids.has_capability(ids.CAP_SYS_ADMIN) and ids.is_initial_user_namespace()
-    return ondisk.TRUSTED if privileged and not config.userxattr else ondisk.USER
+    return ondisk.TRUSTED if _is_privileged() and not config.userxattr else ondisk.USER
+
+
+def _is_privileged() -> bool:
+    return ids.has_capability(ids.CAP_SYS_ADMIN) and ids.is_initial_user_namespace()
 
 
 def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
@@ -189,7 +197,19 @@ def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
     if config.index:
         upper.index = _open_index(state, base_fd)
     upper.base_fd = base_fd
+    if upper.layer.owners is not None and not config.read_only:
+        _mark_owners(upper.layer, upper.layer.owners)
     state.upper = upper
+
+
+def _mark_owners(layer: Layer, kept: owners.Owners) -> None:
+    try:
+        kept.mark_root(layer.root.fd())
+    except OSError as exc:
+        raise StackError(
+            f"upperdir: {layer.path} takes no {kept.override}: {exc.strerror}; "
+            "try: xattr_permissions=2 (1 is for root), or a filesystem with extended attributes"
+        ) from None
 
 
 def _open_index(state: State, base_fd: int) -> Index:
@@ -245,6 +265,7 @@ def close_stack(state: State) -> None:
                 empty_directory(state.upper.work_fd)
         if state.upper.index is not None:
             os.close(state.upper.index.place.fd())
+        state.upper.restore_umask()
         os.close(state.upper.work_fd)
         os.close(state.upper.base_fd)  # and with it goes the lock
     for place in list(state.descriptors.opened):

@@ -40,6 +40,8 @@ class State:
     nodes: NodeTable
     files: "FileTable"
     upper: "Upper | None"
+    shows_acls: bool = True
+    """False if asked for, or if the owners in an ACL would not be those that users see."""
     defer: bool = False
     """Raise Deferred for long work instead of doing it."""
     jobs: "dict[Node, Job]" = field(default_factory=dict)

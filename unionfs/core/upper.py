@@ -7,12 +7,14 @@ cheaper than a mknod, and a thousand deletions take one inode.
 Source: Linux fs/overlayfs/dir.c, ovl_whiteout(), ovl_cleanup_and_whiteout(), ovl_clear_empty().
 """
 
+import contextlib
 import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from unionfs.core import ondisk
@@ -22,7 +24,7 @@ from unionfs.linux import at, xattr
 if TYPE_CHECKING:
     from unionfs.core.index import Index
 
-__all__ = ["Upper", "empty_directory", "remove_tree"]
+__all__ = ["Upper", "empty_directory", "remove_tree", "with_access"]
 
 _MARK_REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 
@@ -34,6 +36,7 @@ class Upper:
     __slots__ = (
         "_serial",
         "_umask",
+        "_umask_before",
         "_whiteout",
         "base_fd",
         "can_mknod",
@@ -63,6 +66,7 @@ class Upper:
         self._serial = itertools.count()
         self._whiteout: bytes | None = None
         self._umask: int | None = None
+        self._umask_before = 0
         self.can_mknod = True
         """False once the kernel refused to make a whiteout device: then attributes are used."""
 
@@ -90,16 +94,24 @@ class Upper:
     def use_umask(self, umask: int) -> None:
         """Let the kernel apply *umask*, which it leaves out where the directory has a default ACL."""
         if umask != self._umask:
-            os.umask(umask)
+            before = os.umask(umask)
+            if self._umask is None:
+                self._umask_before = before
             self._umask = umask
+
+    def restore_umask(self) -> None:
+        """Leave the process as it was found."""
+        if self._umask is not None:
+            os.umask(self._umask_before)
+            self._umask = None
 
     def put_whiteout(self, place: Place, name: bytes) -> None:
         """Make *name*, which is not in the upper directory *place*, a whiteout."""
         place.will_hold(name)
         try:
             self._link_whiteout(place.fd(), name)
-        except PermissionError:
-            if not self.can_mknod:
+        except PermissionError as exc:
+            if not self.can_mknod or exc.errno != errno.EPERM:
                 raise
             self.can_mknod = False  # kernels before 5.8 make whiteouts for root only
             self.put_whiteout(place, name)
@@ -121,8 +133,12 @@ class Upper:
             self._link_whiteout(self.work_fd, temp)
             if not self.can_mknod:
                 self._expect_attribute_whiteouts(place)
-            at.rename(self.work_fd, temp, place.fd(), name, at.RENAME_EXCHANGE)
+            self._exchange(temp, place, name)
         self.discard(temp)
+
+    def _exchange(self, temp: bytes, place: Place, name: bytes) -> None:
+        move = partial(at.rename, self.work_fd, temp, place.fd(), name, at.RENAME_EXCHANGE)
+        with_access(move, (place.fd(), name), (self.work_fd, temp))
 
     def remove_directory(self, place: Place, name: bytes) -> None:
         """Remove the directory *name*, which may hold whiteouts, in one step."""
@@ -132,7 +148,7 @@ class Upper:
             if exc.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             temp = self.temporary()
-            at.rename(place.fd(), name, self.work_fd, temp)
+            with_access(partial(at.rename, place.fd(), name, self.work_fd, temp), (place.fd(), name))
             self.discard(temp)
         place.has_lost(name)
 
@@ -147,21 +163,22 @@ class Upper:
             os.mkdir(temp, 0o700, dir_fd=self.work_fd)
             target = at.proc_path(self.work_fd, temp)
             os.chown(temp, st.st_uid, st.st_gid, dir_fd=self.work_fd)
-            xattr.copy(at.proc_path(old.fd(), b"."), target, self.layer.xattrs.is_private)
+            kept = self.layer.owners.override if self.layer.owners is not None else ""
+            xattr.copy(old.fd(), target, lambda each: each != kept and self.layer.xattrs.is_private(each))
             xattr.set(target, self.layer.xattrs.opaque, ondisk.OPAQUE)
             os.chmod(temp, stat.S_IMODE(st.st_mode), dir_fd=self.work_fd)
-            at.rename(self.work_fd, temp, place.fd(), name, at.RENAME_EXCHANGE)
+            self._exchange(temp, place, name)
         old.close()
         self.discard(temp)
 
     def set_opaque(self, place: Place) -> None:
         """Hide everything below *place*."""
-        xattr.set(at.proc_path(place.fd(), b"."), self.layer.xattrs.opaque, ondisk.OPAQUE)
+        self._mark(place, self.layer.xattrs.opaque, ondisk.OPAQUE)
         place.opaque = True
 
     def set_redirect(self, place: Place, redirect: bytes) -> None:
         """Let the layers below *place* be searched under *redirect*."""
-        xattr.set(at.proc_path(place.fd(), b"."), self.layer.xattrs.redirect, redirect)
+        self._mark(place, self.layer.xattrs.redirect, redirect)
         place.redirect = redirect
 
     def set_impure(self, place: Place) -> None:
@@ -169,7 +186,7 @@ class Upper:
         if place.impure:
             return
         try:
-            xattr.set(at.proc_path(place.fd(), b"."), self.layer.xattrs.impure, ondisk.IMPURE)
+            self._mark(place, self.layer.xattrs.impure, ondisk.IMPURE)
         except OSError as exc:
             if exc.errno not in _MARK_REFUSED:
                 raise
@@ -177,8 +194,11 @@ class Upper:
 
     def _expect_attribute_whiteouts(self, place: Place) -> None:
         if not place.xwhiteouts:
-            xattr.set(at.proc_path(place.fd(), b"."), self.layer.xattrs.opaque, ondisk.XWHITEOUTS)
+            self._mark(place, self.layer.xattrs.opaque, ondisk.XWHITEOUTS)
             place.xwhiteouts = True
+
+    def _mark(self, place: Place, mark: str, value: bytes) -> None:
+        with_access(lambda: xattr.set(place.fd(), mark, value), (place.fd(), b""))
 
     def _link_whiteout(self, dirfd: int, name: bytes) -> None:
         """Give the whiteout a further name; make a new one where there is none, or it has too many."""
@@ -201,17 +221,57 @@ class Upper:
         self._whiteout = fresh
 
 
+def with_access(act: Callable[[], None], *directories: tuple[int, bytes]) -> None:
+    """Do *act*, which changes *directories*, although their modes may not let even their owner.
+
+    Only a daemon without privilege needs this. Users may change a file in a read-only directory, and
+    its copy has to get in there; and a directory that moves to another parent is changed too. For
+    that moment the directory's owner, and nobody else, has the rights that he could give himself at
+    any time.
+    """
+    try:
+        act()
+    except PermissionError as exc:
+        if exc.errno != errno.EACCES:
+            raise
+        with contextlib.ExitStack() as undo:
+            opened = [undo.enter_context(_opened_up(*each)) for each in directories]
+            if not any(opened):
+                raise
+            act()
+
+
+@contextmanager
+def _opened_up(dirfd: int, name: bytes) -> Iterator[bool]:
+    """Give the owner of a directory all rights in it; False if it was no lack of those."""
+    fd = at.open_path(dirfd, name or b".")
+    try:
+        st = os.fstat(fd)
+        lacks = stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and st.st_mode & 0o700 != 0o700
+        if lacks:
+            os.chmod(at.itself(fd), stat.S_IMODE(st.st_mode) | 0o700)
+        yield lacks
+        if lacks:
+            os.chmod(at.itself(fd), stat.S_IMODE(st.st_mode))
+    finally:
+        os.close(fd)
+
+
 def remove_tree(dirfd: int, name: bytes, *, is_dir: bool) -> None:
     """Remove *name*, with everything in it if it is a directory. Never follows a symlink."""
     if not is_dir:
         os.unlink(name, dir_fd=dirfd)
         return
+    with_access(lambda: _empty(dirfd, name), (dirfd, name))
+    os.rmdir(name, dir_fd=dirfd)
+
+
+def _empty(dirfd: int, name: bytes) -> None:
     fd = at.open_directory(dirfd, name)
     try:
         empty_directory(fd)
     finally:
         os.close(fd)
-    os.rmdir(name, dir_fd=dirfd)
 
 
 def empty_directory(fd: int) -> None:

@@ -9,7 +9,7 @@ import os
 from unionfs.core import copyup
 from unionfs.core.nodes import Dir, Node
 from unionfs.core.state import State
-from unionfs.linux import at, xattr
+from unionfs.linux import xattr
 
 __all__ = ["getxattr", "listxattr", "removexattr", "setxattr"]
 
@@ -19,7 +19,7 @@ _NAME_MAX = 255
 def _source(node: Node) -> int | bytes:
     """Return where the attributes of *node* are read."""
     if isinstance(node, Dir):
-        return at.proc_path(node.places[0].fd(), b".")
+        return node.places[0].fd()
     if node.opens and node.data is None:
         return node.opens[0].fd  # four times faster than by name
     if node.is_gone:
@@ -41,7 +41,7 @@ def _on_disk(state: State, name: bytes) -> str | None:
     """Return the name an attribute has on disk, or None if users may not see it."""
     text = os.fsdecode(name)
     marks = state.layers[0].xattrs
-    if state.config.noxattrs or (state.config.noacl and text in {xattr.ACCESS_ACL, xattr.DEFAULT_ACL}):
+    if state.config.noxattrs or (not state.shows_acls and text in xattr.ACLS):
         return None
     stored = marks.on_disk(text)
     if len(os.fsencode(stored)) > _NAME_MAX:
