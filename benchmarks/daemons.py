@@ -49,12 +49,12 @@ def resident_bytes(mountpoint: Path) -> int:
 
 
 def cpu_seconds(mountpoint: Path) -> float:
-    """Return the CPU time, user and system, that the processes serving the mount have used."""
-    ticks = 0
+    """Return the time that the threads which serve the mount have run, to the nanosecond."""
+    total_ns = 0
     for pid in serving(mountpoint):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+        for thread in os.scandir(f"/proc/{pid}/task"):
+            total_ns += int(Path(thread.path, "schedstat").read_text().split()[0])
+    return total_ns / 1e9
 
 
 def unmount(mountpoint: Path) -> None:
