@@ -11,7 +11,7 @@ from tests.registry.hostile import Hostile, Reply, Request, Trick, once
 from tests.registry.images import Made
 from unionfs.errors import ImageError, RegistryError
 from unionfs.oci.digest import CHUNK, Digest, DigestMismatch
-from unionfs.oci.registry import client, failures, transport
+from unionfs.oci.registry import client, download, failures, transport
 from unionfs.oci.registry.credentials import Credential
 from unionfs.oci.registry.failures import NotNow, Refused
 from unionfs.oci.store import SizeMismatch
@@ -315,6 +315,31 @@ async def test_a_document_that_is_no_image_is_named(hostile: Hostile, lab: Lab, 
     hostile.tricks.append(trick)
     with pytest.raises(ImageError, match=why):
         await lab.pull(f"{hostile.host}/app@{digest}")
+
+
+@pytest.mark.parametrize("status", [200, 405])
+async def test_a_registry_that_answers_no_head_is_asked_for_the_manifest(
+    hostile: Hostile, name: str, lab: Lab, made: Made, status: int
+) -> None:
+    hostile.tricks.append(lambda request: Reply.status_only(status) if request.method == "HEAD" else None)
+    await lab.pull(name)
+    lab.assert_whole(made)
+
+
+async def test_a_blob_that_dribbles_is_given_up(
+    hostile: Hostile, name: str, lab: Lab, big: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(failures, "ATTEMPTS", 2)
+
+    def dribble(_request: Request) -> Reply:
+        return Reply(body=(b" " for _ in iter(lambda: over.wait(0.02), True)))
+
+    hostile.tricks.append(at(big, dribble))
+    with pytest.raises(NotNow, match="less than"):
+        await lab.pull(name)
+    over.set()
 
 
 async def test_a_tag_that_means_no_digest_is_an_error(hostile: Hostile, name: str, lab: Lab) -> None:

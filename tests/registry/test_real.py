@@ -33,6 +33,16 @@ async def test_what_is_there_is_neither_sent_nor_fetched_again(docker_registry: 
     assert (await lab.pull(f"{docker_registry}/again:v2")).received == 0
 
 
+async def test_a_partial_blob_is_resumed(docker_registry: str, lab: Lab, made: Made) -> None:
+    await lab.push(f"{docker_registry}/resumed:v1", made)
+    big = made.manifest.layers[1]
+    with lab.fresh.writer(big.digest, big.size) as writer:
+        writer.write(lab.store.path(big.digest).read_bytes()[: big.size // 2])
+    pulled = await lab.pull(f"{docker_registry}/resumed:v1")
+    assert pulled.received == sum(blob.size for blob in made.blobs) - big.size // 2
+    lab.assert_whole(made)
+
+
 async def test_a_digest_is_a_name(docker_registry: str, lab: Lab, made: Made) -> None:
     await lab.push(f"{docker_registry}/pinned:v1", made)
     pulled = await lab.pull(f"{docker_registry}/pinned@{made.descriptor.digest}")

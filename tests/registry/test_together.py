@@ -16,6 +16,7 @@ import pytest
 from tests.registry.conftest import Lab
 from tests.registry.hostile import Hostile, Reply, Request
 from tests.registry.images import Made, layer_of, make_image, stored
+from unionfs.oci.digest import CHUNK
 from unionfs.oci.images import Images
 from unionfs.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, ImageConfig, Manifest, RootFS, encode
 from unionfs.oci.platforms import host_platform
@@ -59,32 +60,46 @@ def test_two_pulls_of_one_image_download_each_layer_once(server: Hostile, made: 
     assert asked == sorted(str(blob.digest) for blob in made.blobs)
 
 
-def test_a_killed_pull_is_resumed_where_it_stopped(server: Hostile, made: Made, tmp_path: Path) -> None:
-    big = made.manifest.layers[1]
-    half, over = 3 * big.size // 4, threading.Event()
+class Stalled:
+    """A pull that has a part of the big layer and waits for the rest."""
 
-    def stall(request: Request) -> Reply | None:
-        if request.name != str(big.digest) or "range" in request.headers:
+    def __init__(self, server: Hostile, layer: Descriptor, root: Path) -> None:
+        self._server, self._layer = server, layer
+        self._over = threading.Event()
+        self.partial = root / "partial" / layer.digest.hex
+        server.tricks.append(self._stall)
+        self.process = started(root, "pull", "-q", f"{server.host}/app:v1")
+
+    def _stall(self, request: Request) -> Reply | None:
+        if request.name != str(self._layer.digest) or "range" in request.headers:
             return None
-        whole = server.store.path(big.digest).read_bytes()
-        return Reply(body=first_half(whole), length=big.size)
+        whole = self._server.store.path(self._layer.digest).read_bytes()
+        return Reply(body=self._most_of(whole), length=len(whole))
 
-    def first_half(whole: bytes) -> Iterator[bytes]:
-        yield whole[:half]
-        over.wait(60)
+    def _most_of(self, whole: bytes) -> Iterator[bytes]:
+        yield whole[: 3 * len(whole) // 4]
+        self._over.wait(60)
 
-    server.tricks.append(stall)
-    root = tmp_path / "images"
-    pull = started(root, "pull", "-q", f"{server.host}/app:v1")
-    partial = root / "partial" / big.digest.hex
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (partial.exists() and partial.stat().st_size >= 1 << 20):
-        time.sleep(0.01)
-    pull.send_signal(signal.SIGKILL)
-    pull.communicate()
-    over.set()
+    def end_by(self, number: signal.Signals) -> tuple[int, str]:
+        """Send a signal once a part has arrived; return exit status and stderr."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (self.partial.exists() and self.partial.stat().st_size >= CHUNK):
+            time.sleep(0.01)
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=60)
+        self._over.set()
+        return self.process.returncode, err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_pull_that_was_ended_goes_on_where_it_stopped(
+    server: Hostile, made: Made, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    root, big = tmp_path / "images", made.manifest.layers[1]
+    stalled = Stalled(server, big, root)
+    assert stalled.end_by(number) == (status, "")
     assert Images(root).all() == []
-    held = partial.stat().st_size
+    held = stalled.partial.stat().st_size
 
     again = started(root, "pull", "-q", f"{server.host}/app:v1")
     assert (again.communicate(timeout=60), again.returncode) == ((f"{server.host}/app:v1\n", ""), 0)

@@ -86,14 +86,17 @@ class Client:
 
         A HEAD request, which rate limits do not count; a GET where its answer says nothing.
         """
-        for method in ("HEAD", "GET"):
-            async with self._transport.ask(self._pull(method, f"manifests/{tag}", Accept=ACCEPT)) as response:
+        try:
+            async with self._transport.ask(self._manifest("HEAD", tag)) as response:
                 said = response.headers.get("docker-content-digest")
-                if said:
-                    return self._named(said)
-                if method == "GET":
-                    return Digest.of(await self._document(response))
-        raise AssertionError("unreachable")
+        except Refused as exc:
+            if exc.status != httpx.codes.METHOD_NOT_ALLOWED:
+                raise
+            said = None
+        if said:
+            return self._named(said)
+        async with self._transport.ask(self._manifest("GET", tag)) as response:
+            return Digest.of(await self._document(response))
 
     async def manifest(self, digest: Digest) -> Document:
         """Fetch a manifest or index.
@@ -101,7 +104,7 @@ class Client:
         Raises:
             DigestMismatch: the host sent another one.
         """
-        async with self._transport.ask(self._pull("GET", f"manifests/{digest}", Accept=ACCEPT)) as response:
+        async with self._transport.ask(self._manifest("GET", str(digest))) as response:
             content = await self._document(response)
             said = response.headers.get("content-type", "").partition(";")[0].strip()
         if (got := Digest.of(content)) != digest:
@@ -197,6 +200,9 @@ class Client:
             return Digest(said)
         except ImageError as exc:
             raise Refused(f"{self._transport.endpoint}: {exc}") from None
+
+    def _manifest(self, method: str, name: str) -> Ask:
+        return self._pull(method, f"manifests/{name}", Accept=ACCEPT)
 
     def _pull(self, method: str, path: str, **headers: str) -> Ask:
         return Ask(

@@ -24,7 +24,7 @@ from unionfs.linux.flock import Lock
 from unionfs.oci.digest import CHUNK, DigestMismatch
 from unionfs.oci.model import Descriptor
 from unionfs.oci.registry.client import Client, Incoming
-from unionfs.oci.registry.failures import NotNow, Patience
+from unionfs.oci.registry.failures import PROGRESS, NotNow, Patience
 from unionfs.oci.registry.observer import Observer
 from unionfs.oci.store import BlobStore, BlobWriter
 
@@ -33,6 +33,9 @@ __all__ = ["claimed", "download", "in_thread"]
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.1
+
+SLOW_SECONDS: Final = 120
+"""A host that sends less than PROGRESS in that time may as well be silent: another one may be asked."""
 
 
 @asynccontextmanager
@@ -113,22 +116,28 @@ class _Download:
         while self._writer.offset < self._blob.size:
             before = self._sent
             try:
-                async with self._client.blob(self._blob.digest, self._blob.size, self._writer.offset) as incoming:
-                    await self._receive(incoming)
+                with trio.move_on_after(SLOW_SECONDS) as scope:
+                    async with self._client.blob(self._blob.digest, self._blob.size, self._writer.offset) as incoming:
+                        await self._receive(incoming, scope)
+                if scope.cancelled_caught:
+                    raise NotNow(f"{self._blob.digest.short}: less than {PROGRESS} bytes in {SLOW_SECONDS} s")
                 if self._writer.offset < self._blob.size:
                     missing = self._blob.size - self._writer.offset
                     raise NotNow(f"{self._blob.digest.short}: broken off {missing} bytes before its end")
             except NotNow as failure:
                 await self._patience.after(failure, progress=self._sent - before)
 
-    async def _receive(self, incoming: Incoming) -> None:
+    async def _receive(self, incoming: Incoming, scope: trio.CancelScope) -> None:
         if incoming.offset < self._writer.offset:
             await trio.to_thread.run_sync(self._writer.restart)
             self._from_host = 0
-        pending = bytearray()
+        pending, since = bytearray(), 0
         try:
             async for chunk in incoming.chunks:
                 pending += chunk
+                since += len(chunk)
+                if since >= PROGRESS:
+                    scope.deadline, since = trio.current_time() + SLOW_SECONDS, 0
                 if len(pending) >= CHUNK:
                     await self._write(pending)
         finally:

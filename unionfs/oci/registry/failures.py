@@ -20,7 +20,7 @@ import trio
 
 from unionfs.errors import RegistryError
 
-__all__ = ["NotNow", "Patience", "Refused", "is_transient", "one_error", "printable", "retry_after"]
+__all__ = ["PROGRESS", "NotNow", "Patience", "Refused", "is_transient", "one_error", "printable", "retry_after"]
 
 ATTEMPTS: Final = 5
 """Tries of one request; a blob that made progress in between starts counting again."""
