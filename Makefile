@@ -77,7 +77,7 @@ $(VENV)/.ready-to-check: $(VENV)/.ready
 	@$(PIP) -e '.[dev]'
 	touch $@
 
-$(VENV)/.ready-to-test: $(VENV)/.ready-to-check
+$(VENV)/.ready-to-test: $(VENV)/.ready-to-check Makefile
 	@$(call apt,$(TEST_PACKAGES))
 	touch $@
 
@@ -94,19 +94,26 @@ types: setup-dev  ## mypy, strict
 layers: setup-dev  ## import-linter: which package may import which
 	$(BIN)/lint-imports --no-logo --no-cache
 
+# The oracle of many tests is the kernel's overlayfs, which only root may mount; tests that are about ordinary users
+# become one themselves. So a user with sudo runs them as root, without leaving root's files here. SUDO= runs them as
+# the user, and skips by name what needs root.
+SUDO ?= $(if $(filter-out 0,$(shell id -u)),$(shell command -v sudo))
+AS_ROOT = $(if $(SUDO),$(SUDO) env CI=$(CI) PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider' \
+    HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/unionfs-hypothesis)
+
 .PHONY: test fuzz bench
 test: setup-test  ## every test; what the machine cannot run is skipped by name, or fails where CI=true
-	$(BIN)/pytest $(ARGS)
+	$(AS_ROOT) $(BIN)/pytest $(ARGS)
 
 fuzz: setup-test  ## the hypothesis tests alone, with many more examples
-	HYPOTHESIS_PROFILE=long $(BIN)/pytest -m property $(ARGS)
+	$(AS_ROOT) env HYPOTHESIS_PROFILE=long $(BIN)/pytest -m property $(ARGS)
 
 .PHONY: demo
 demo: setup  ## see it work: three real layers, mounted, entered, changed, explained
 	@$(BIN)/unionfs demo
 
 bench: setup-test  ## the union beside the kernel and its peers: a table, and samples in benchmarks/results (as root)
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(AS_ROOT) $(BIN)/python -m benchmarks $(ARGS)
 
 # A virtual environment of its own: the distribution's Python packages are not touched, and uninstalling is removing.
 LIBDIR := $(PREFIX)/lib/unionfs
