@@ -13,8 +13,9 @@ What the union is not asked for, and why:
   an inode, and they survive copy-up because the inode does.
 * FLUSH is answered ENOSYS, once, after which the kernel stops sending it: with no writeback cache
   there is nothing to flush, and one request for each close would be the most frequent of all.
-* security.capability of a file that has none is asked for before the first write after each look at
-  its attributes, so it is the most frequent attribute by far; the union is asked once for each file.
+* Most files have no extended attribute, and are asked for some all the same: security.capability before the
+  first write after each look at their attributes, a label and an ACL by each ``ls -l``. So the first
+  question is answered by listing them, and where there are none, so are all the others.
 * ACCESS never comes with default_permissions; BMAP and POLL are for devices.
 """
 
@@ -74,7 +75,9 @@ class Requests:
         self._negative = wire.negative(int(options.negative_timeout))
         self._setxattr = wire.SETXATTR_EXT if features & Feature.SETXATTR_EXT else wire.SETXATTR
         self._bare: set[int] = set()
-        """Nodes known to have no security.capability."""
+        """Nodes made here, which have no security.capability."""
+        self._plain: set[int] = set()
+        """Nodes that were found to have no extended attribute at all."""
         self._data = memoryview(bytearray(1 << 20))
         self.table: dict[int, Handler] = {Opcode[name.upper()]: getattr(self, name) for name in _HANDLED}
 
@@ -98,6 +101,7 @@ class Requests:
 
     def _forget(self, nodeid: int, count: int) -> None:
         self._bare.discard(nodeid)
+        self._plain.discard(nodeid)
         self._modes.forgotten(nodeid)
         self._union.forget(nodeid, count)
 
@@ -287,18 +291,16 @@ class Requests:
     # Attributes beyond the inode's, and the whole file system.
 
     def getxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        if nodeid in self._plain:
+            return errno.ENODATA
         (size,) = wire.GETXATTR.unpack_from(body)
         name = wire.name(body[wire.GETXATTR.size :])
-        if name != _CAPABILITY:
-            return _sized(self._union.getxattr(nodeid, name), size)
-        if nodeid in self._bare:
+        if name == _CAPABILITY and nodeid in self._bare:
             return errno.ENODATA
-        try:
-            return _sized(self._union.getxattr(nodeid, name), size)
-        except OSError as exc:
-            if exc.errno == errno.ENODATA:
-                self._bare.add(nodeid)
-            raise
+        if not self._union.listxattr(nodeid):
+            self._plain.add(nodeid)
+            return errno.ENODATA
+        return _sized(self._union.getxattr(nodeid, name), size)
 
     def listxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         (size,) = wire.GETXATTR.unpack_from(body)
@@ -307,6 +309,7 @@ class Requests:
     def setxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         name, value, flags, extra = wire.setxattr(body, self._setxattr)
         self._bare.discard(nodeid)
+        self._plain.discard(nodeid)
         self._union.setxattr(nodeid, name, value, flags)
         if extra & SETXATTR_ACL_KILL_SGID:
             mode = self._union.getattr(nodeid)[1].st_mode
