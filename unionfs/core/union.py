@@ -141,9 +141,10 @@ class Union:
         """Return an extended attribute; ENODATA if it is not set."""
         return xattrs.getxattr(self._state, self._nodes[nodeid], name)
 
-    def listxattr(self, nodeid: int) -> list[bytes]:
-        """Return the names of the extended attributes."""
-        return xattrs.listxattr(self._state, self._nodes[nodeid])
+    def listxattr(self, nodeid: int, uid: int = 0) -> list[bytes]:
+        """Return the names of the extended attributes that the user *uid* may know of."""
+        names = xattrs.listxattr(self._state, self._nodes[nodeid])
+        return names if uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     def setxattr(self, nodeid: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute; *flags* is os.XATTR_CREATE, os.XATTR_REPLACE or 0."""

@@ -163,7 +163,7 @@ class Handlers(pyfuse3.Operations):
 
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         with self._answering("listxattr"):
-            return self._union.listxattr(inode)
+            return self._union.listxattr(inode, ctx.uid)
 
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         with self._answering("setxattr"):  # pyfuse3 has looked after XATTR_CREATE and XATTR_REPLACE

@@ -302,9 +302,9 @@ class Requests:
             return errno.ENODATA
         return _sized(self._union.getxattr(nodeid, name), size)
 
-    def listxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+    def listxattr(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         (size,) = wire.GETXATTR.unpack_from(body)
-        return _sized(b"".join(name + b"\0" for name in self._union.listxattr(nodeid)), size)
+        return _sized(b"".join(name + b"\0" for name in self._union.listxattr(nodeid, head[4])), size)
 
     def setxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         name, value, flags, extra = wire.setxattr(body, self._setxattr)

@@ -1,0 +1,18 @@
+"""A stack for each test, on each engine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import Stack
+
+
+@pytest.fixture(params=["direct", "pyfuse3"])
+def stack(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """Return directories, open to all users, to mount with the engine that is this test's turn."""
+    for above in (tmp_path, tmp_path.parent):
+        above.chmod(0o755)
+    result = Stack(tmp_path, engine=request.param)
+    yield result
+    result.end()
