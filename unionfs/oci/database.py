@@ -18,6 +18,9 @@ from unionfs.errors import ImageError
 __all__ = ["Database"]
 
 BUSY_S: Final = 60.0
+SYNCHRONOUS = "FULL"
+"""A name that was reported survives a power cut."""
+
 VERSION: Final = 1
 
 SCHEMA: Final = """
@@ -109,7 +112,7 @@ class Database:
             with closing(sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)) as connection:
                 connection.row_factory = sqlite3.Row
                 connection.execute("PRAGMA foreign_keys = ON")
-                connection.execute("PRAGMA synchronous = FULL")  # a name that was reported survives a power cut
+                connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
                 self._prepare(connection)
                 yield connection
         except sqlite3.IntegrityError:
