@@ -83,7 +83,7 @@ def layer_of(view: View, number: int) -> LayerView:
 
 def only(view: View, number: int | None) -> View:
     """Return the view of one layer alone, or *view* itself for None."""
-    return view if number is None else View(view.name, [layer_of(view, number)])
+    return view if number is None else View(view.name, [layer_of(view, number)], raw=True)
 
 
 def physical(view: View, path: bytes, *, follow: bool = True) -> bytes:

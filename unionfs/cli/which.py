@@ -12,7 +12,7 @@ from typing import Any
 from unionfs.analysis.trace import Line, Verdict, trace
 from unionfs.cli.entries import shown_path, values
 from unionfs.cli.exitcodes import Exit
-from unionfs.cli.render import as_json, as_table, size
+from unionfs.cli.render import as_json, as_table, printable, size
 from unionfs.cli.target import physical, split, view_of
 from unionfs.errors import NoSuchPath
 from unionfs.oci.entry import Entry
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> Exit:
         print(as_json({"Path": shown_path(real), "Layers": [_values(view, line) for line in lines]}), end="")
     else:
         rows = [_row(view, line, whole=args.no_trunc) for line in lines]
-        print(shown_path(real))
+        print(printable(shown_path(real)))
         print(as_table(["LAYER", "ID", "VERDICT", "SIZE", "MODE", "INSTRUCTION"], rows), end="")
     return Exit.OK if lines[0].verdict is Verdict.SHOWN else Exit.NOT_FOUND
 

@@ -47,9 +47,13 @@ class _Firsts:
 
 
 class Merged:
-    """Layers, bottom first, laid over each other."""
+    """Layers, bottom first, laid over each other.
 
-    def __init__(self, layers: Iterable[Sequence[Entry]]) -> None:
+    *raw* leaves whiteouts and opaque marks in, to look at one layer as it is.
+    """
+
+    def __init__(self, layers: Iterable[Sequence[Entry]], *, raw: bool = False) -> None:
+        self._raw = raw
         self.root = Shown(Entry(path=ROOT, kind=Kind.DIR, mode=0o755), 0, ROOT)
         for number, entries in enumerate(layers):
             self._lay(number, entries)
@@ -68,20 +72,22 @@ class Merged:
                 above, there = parent, found
             children = there.children if there.children is not None else {}
             old = children.get(name)
-            if entry.kind is Kind.WHITEOUT:
+            if entry.kind is Kind.WHITEOUT and not self._raw:
                 children.pop(name, None)
             elif entry.kind is Kind.DIR and old is not None and old.children is not None:
                 self._directory(old, entry, number)
             elif entry.kind is Kind.HARDLINK:
                 children[name] = Shown(replace(firsts.of(entry), path=entry.path), number, entry.link)
             else:
-                children[name] = Shown(entry, number, entry.path)
+                children[name] = Shown(self._unmarked(entry), number, entry.path)
 
-    @staticmethod
-    def _directory(old: Shown, entry: Entry, number: int) -> None:
+    def _directory(self, old: Shown, entry: Entry, number: int) -> None:
         if entry.opaque:
             old.children = {}
-        old.entry, old.layer, old.source = entry, number, entry.path
+        old.entry, old.layer, old.source = self._unmarked(entry), number, entry.path
+
+    def _unmarked(self, entry: Entry) -> Entry:
+        return replace(entry, opaque=False) if entry.opaque and not self._raw else entry
 
     def at(self, path: bytes) -> Shown | None:
         """Return what is at *path*, which is clean; no symlink is followed."""
@@ -138,9 +144,7 @@ class Merged:
         for node in self.walk():
             entry = node.entry
             first = names.setdefault((node.layer, node.source), entry.path)
-            if entry.kind is Kind.DIR:
-                entry = replace(entry, opaque=False)
-            elif first != entry.path:
+            if entry.kind is not Kind.DIR and first != entry.path:
                 entry = replace(entry, kind=Kind.HARDLINK, link=first)
             entries.append(entry)
         return entries

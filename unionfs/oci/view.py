@@ -7,13 +7,14 @@
 A view needs neither a mount nor a privilege, and writes nothing.
 """
 
-import io
+import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol, cast
 
 from unionfs.errors import NoSuchPath
 from unionfs.oci.compression import decompressed
@@ -39,6 +40,10 @@ __all__ = [
     "view_of_archive",
     "view_of_image",
 ]
+
+
+SPOOL: Final = 16 << 20
+"""Bytes of a file of an archive that are kept in memory rather than in a temporary file."""
 
 
 class LayerView(Protocol):
@@ -99,20 +104,31 @@ class PackedLayer:
             raise NoSuchPath(path)
         with self._reopen() as blob:
             reader = TarReader(decompressed(blob, self.name))
-            last: bytes | None = None
             for member in reader:
-                if member.kind is Kind.FILE and member.size == wanted.size and _same(member.path, path):
-                    content = bytearray(member.size)
-                    for offset, chunk in reader.content():
-                        content[offset : offset + len(chunk)] = chunk
-                    last = bytes(content)
-        if last is None:  # copied up from below, or reached through a symlink: the digest knows it
-            return self._below.open_digest(wanted)
-        return io.BytesIO(last)
+                if member.kind is Kind.FILE and member.size == wanted.size:
+                    file = _spooled(reader, member.size, wanted.digest)
+                    if file is not None:
+                        return file
+        return self._below.open_digest(wanted)  # a hard link to a file below: it was copied up
 
 
-def _same(path: bytes, clean: bytes) -> bool:
-    return b"/".join(part for part in path.split(b"/") if part not in {b"", b"."}) == clean
+def _spooled(reader: TarReader, size: int, digest: bytes) -> BinaryIO | None:
+    """Return the content of the reader's member, if it is the one of that digest."""
+    file = tempfile.SpooledTemporaryFile(max_size=SPOOL)  # noqa: SIM115 - the caller's, if it is returned
+    hasher, end = hashlib.sha256(), 0
+    for offset, chunk in reader.content():
+        hasher.update(bytes(offset - end))
+        file.seek(offset)
+        file.write(chunk)
+        hasher.update(chunk)
+        end = offset + len(chunk)
+    hasher.update(bytes(size - end))
+    file.truncate(size)
+    if hasher.digest() != digest:
+        file.close()
+        return None
+    file.seek(0)
+    return cast(BinaryIO, file)
 
 
 class DirectoryLayer:
@@ -169,16 +185,17 @@ class UpperLayer:
 
 
 class View:
-    """A stack of layers, bottom first."""
+    """A stack of layers, bottom first; *raw* shows its whiteouts and opaque marks, as a layer alone should."""
 
-    def __init__(self, name: str, layers: Sequence[LayerView] = ()) -> None:
+    def __init__(self, name: str, layers: Sequence[LayerView] = (), *, raw: bool = False) -> None:
         self.name = name
         self.layers = list(layers)
+        self._raw = raw
 
     @cached_property
     def merged(self) -> Merged:
         """What the stack shows."""
-        return Merged(layer.entries for layer in self.layers)
+        return Merged((layer.entries for layer in self.layers), raw=self._raw)
 
     def open(self, shown: Shown) -> BinaryIO:
         """Open the content of a file that `merged` shows."""

@@ -1,0 +1,192 @@
+"""Images of our own: from a root file system, from a container's changes; and back to a tar."""
+
+import gzip
+import io
+import lzma
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.oci.archives import archive_of, file, names, opened, packed, unpacked
+from tests.oci.conftest import BASE
+from unionfs.errors import BadMark, ImageError
+from unionfs.oci.containers import Container, Containers
+from unionfs.oci.convert import DIALECTS, convert
+from unionfs.oci.digest import Digest
+from unionfs.oci.form import RootForm
+from unionfs.oci.images import Image, Images
+from unionfs.oci.make import Note, commit, export, import_root
+from unionfs.oci.model import OCI_LAYER, OCI_LAYER_GZIP, RunConfig
+from unionfs.oci.reference import Reference
+from unionfs.oci.scan import scan
+from unionfs.oci.snapshots import Snapshots
+
+NOTE = Note(created_by="a test", comment="c", author="me")
+
+
+def exported(images: Images, image: Image, upper: Path | None = None) -> dict[str, bytes | None]:
+    """Return the files of the exported tar, and their content."""
+    snapshots = Snapshots.of(images)
+    buffer = io.BytesIO()
+    export(snapshots, snapshots.ensure(image.layers), upper, buffer)
+    with tarfile.open(fileobj=io.BytesIO(buffer.getvalue())) as tar:
+        found = {
+            m.name: found.read() if (found := tar.extractfile(m)) else None for m in tar.getmembers() if not m.issym()
+        }
+    return found
+
+
+@pytest.fixture
+def container(images: Images, base: Image) -> Container:
+    snapshots = Snapshots.of(images)
+    return Containers(images).ensure("work", base, snapshots.merged(snapshots.ensure(base.layers)).root.entry)
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind"), [(bytes, OCI_LAYER), (gzip.compress, OCI_LAYER_GZIP), (lzma.compress, OCI_LAYER_GZIP)]
+)
+def test_a_root_file_system_becomes_an_image(images: Images, pack: object, kind: str) -> None:
+    source = io.BytesIO(pack(BASE))  # type: ignore[operator]
+    image = import_root(images, source, Reference.parse("root:1"), NOTE, RunConfig(cmd=("sh",)))
+    assert images.find("root:1") == image
+    assert (image.layers[0].diff_id, image.layers[0].blob.media_type) == (Digest.of(BASE), kind)
+    history = (image.config.history or ())[0]
+    assert (history.created_by, history.comment, history.author) == ("a test", "c", "me")
+    assert image.config.config == RunConfig(cmd=("sh",))
+    assert exported(images, image)["usr/lib/libc"] == b"library" * 300
+
+
+def test_equal_content_makes_equal_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    ids = set()
+    for place in ("one", "two"):
+        images = Images(tmp_path / place)
+        ids.add(import_root(images, io.BytesIO(BASE), None, NOTE, RunConfig()).descriptor.digest)
+    assert len(ids) == 1
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ImageError, match="SOURCE_DATE_EPOCH"):
+        import_root(Images(tmp_path / "three"), io.BytesIO(BASE), None, NOTE, RunConfig())
+
+
+def test_a_hostile_root_leaves_nothing(images: Images) -> None:
+    with pytest.raises(ImageError, match="leads out"):
+        import_root(images, io.BytesIO(archive_of(file("../x"))), None, NOTE, RunConfig())
+    assert images.all() == []
+    assert list((images.root / "staging").iterdir()) == list((images.root / "layers").iterdir()) == []
+
+
+def test_a_commit_has_the_changes_and_nothing_else(images: Images, base: Image, container: Container) -> None:
+    (container.upper / "etc").mkdir()
+    (container.upper / "etc/new").write_bytes(b"new")
+    os.mknod(container.upper / "etc/passwd", 0o20000, 0)
+    image = commit(images, base, container.upper, NOTE, Reference.parse("mine:1"))
+    assert [layer.diff_id for layer in image.layers[:1]] == [base.layers[0].diff_id]
+    with images.blobs.open(image.layers[1].blob.digest) as blob, tarfile.open(fileobj=blob) as tar:
+        assert tar.getnames() == ["etc", "etc/.wh.passwd", "etc/new"]
+    shown = exported(images, image)
+    assert shown == exported(images, base, container.upper)
+    assert (shown["etc/new"], "etc/passwd" in shown) == (b"new", False)
+    assert image.config.config == base.config.config
+
+
+def test_equal_changes_make_equal_layers(
+    images: Images, base: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    made = []
+    for number in range(2):
+        upper = tmp_path / f"upper{number}"
+        upper.mkdir()
+        for name in "ab" if number else "ba":
+            (upper / name).write_bytes(name.encode())
+        made.append(commit(images, base, upper, NOTE, None))
+    assert made[0].descriptor == made[1].descriptor
+
+
+def mark(path: Path, name: str, value: bytes) -> None:
+    os.setxattr(path, f"trusted.overlay.{name}", value)
+
+
+@pytest.mark.root
+class TestRedirects:
+    """Renamed directories and metacopy files are spelled out."""
+
+    def test_a_renamed_directory(self, images: Images, base: Image, container: Container) -> None:
+        upper = container.upper
+        os.mknod(upper / "bin", 0o20000, 0)
+        (upper / "tools").mkdir()
+        mark(upper / "tools", "redirect", b"/bin")
+        (upper / "tools/extra").write_bytes(b"e")
+        image = commit(images, base, upper, NOTE, None)
+        shown = exported(images, image)
+        assert shown == exported(images, base, upper)
+        assert {name for name in shown if name.startswith(("bin", "tools"))} == {
+            "tools", "tools/sh", "tools/dash", "tools/extra",
+        }  # fmt: skip
+        assert shown["tools/dash"] == b"#!shell" * 200
+
+    def test_a_renamed_directory_with_a_deleted_file_and_a_renamed_child(
+        self, images: Images, base: Image, container: Container
+    ) -> None:
+        upper = container.upper
+        (upper / "u").mkdir()
+        mark(upper / "u", "redirect", b"usr")
+        os.mknod(upper / "usr", 0o20000, 0)
+        (upper / "u/l").mkdir()
+        mark(upper / "u/l", "redirect", b"lib")
+        os.mknod(upper / "u/lib", 0o20000, 0)
+        shown = exported(images, commit(images, base, upper, NOTE, None))
+        assert {name for name in shown if name.startswith("u")} == {"u", "u/l", "u/l/libc"}
+
+    def test_a_metacopy_file(self, images: Images, base: Image, container: Container) -> None:
+        upper = container.upper
+        (upper / "etc").mkdir()
+        (upper / "etc/passwd").touch(0o600)
+        os.truncate(upper / "etc/passwd", 11)
+        mark(upper / "etc/passwd", "metacopy", b"")
+        shown = exported(images, commit(images, base, upper, NOTE, None))
+        assert shown["etc/passwd"] == b"root:x:0:0\n"
+
+    @pytest.mark.parametrize("redirect", [b"/nowhere", b"nowhere"])
+    def test_a_redirect_to_nothing(self, images: Images, base: Image, container: Container, redirect: bytes) -> None:
+        (container.upper / "d").mkdir()
+        mark(container.upper / "d", "redirect", redirect)
+        with pytest.raises(BadMark, match="where nothing is"):
+            commit(images, base, container.upper, NOTE, None)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_every_dialect_means_the_same(tmp_path: Path, dialect: str) -> None:
+    source = tmp_path / "source"
+    unpacked(archive_of(file("d/f", b"x", mode=0o640, uid=5)), source)
+    os.mknod(source / "gone", 0o20000, 0)
+    (source / "o").mkdir()
+    mark(source / "o", "opaque", b"y")
+    convert(source, tmp_path / "there", dialect)
+    convert(tmp_path / "there", tmp_path / "back", "trusted")
+    assert packed(tmp_path / "back") == packed(source)
+    with opened(tmp_path / "there") as fd:
+        kinds = names(entry for entry, _ in scan(fd))
+    assert kinds == {"d": "dir", "d/f": "file", "gone": "whiteout", "o": "DIR"}
+    has_device = (tmp_path / "there/gone").exists() and (tmp_path / "there/gone").is_char_device()
+    assert has_device is (dialect in {"trusted", "user"})
+    with pytest.raises(ImageError, match="exists"):
+        convert(source, tmp_path / "there", dialect)
+
+
+@pytest.mark.root
+def test_converting_over_lower_layers_flattens(tmp_path: Path) -> None:
+    lower, upper = tmp_path / "lower", tmp_path / "upper"
+    unpacked(archive_of(file("old/f", b"content")), lower)
+    (upper / "new").mkdir(parents=True)
+    mark(upper / "new", "redirect", b"/old")
+    os.mknod(upper / "old", 0o20000, 0)
+    with pytest.raises(BadMark):
+        convert(upper, tmp_path / "a", "trusted")
+    convert(upper, tmp_path / "b", "trusted", [lower])
+    assert (tmp_path / "b/new/f").read_bytes() == b"content"
+    assert os.getxattr(tmp_path / "b/new", RootForm.marks.opaque) == b"y"
+    assert RootForm.marks.redirect not in os.listxattr(tmp_path / "b/new")
