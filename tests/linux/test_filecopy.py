@@ -15,6 +15,10 @@ from unionfs.linux import filecopy
 MIB = 1 << 20
 
 
+def copy(source: int, target: int, size: int) -> int:
+    return filecopy.copy_data(source, target, size, (os.fstat(source).st_dev, os.fstat(target).st_dev))
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[tuple[int, int]]:
     fds = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for name in ("source", "target")]
@@ -51,7 +55,7 @@ def test_the_target_reads_like_the_source(
             patch.setattr(fcntl, "ioctl", refused(errno.EOPNOTSUPP))
         if way == "by hand":
             patch.setattr(os, "copy_file_range", refused(errno.EXDEV))
-        filecopy.copy_data(source, target, wanted)
+        copy(source, target, wanted)
     assert content(target) == content(source)[:wanted]
 
 
@@ -70,7 +74,7 @@ def test_an_error_is_not_taken_for_a_refusal(
     fill(source, {0: b"x" * 10}, 10)
     monkeypatch.setattr(os, "copy_file_range", refused(code))
     with pytest.raises(OSError, match=r".") as caught:
-        filecopy.copy_data(source, target, 10)
+        copy(source, target, 10)
     assert caught.value.errno == code
 
 
@@ -81,7 +85,7 @@ def test_holes_are_skipped_and_kept(files: tuple[int, int]) -> None:
     assert ranges[0][0] == 0
     assert ranges[-1][0] <= 8 * MIB < ranges[-1][1] <= 16 * MIB
     assert sum(end - start for start, end in ranges) < MIB
-    filecopy.copy_data(source, target, 16 * MIB)
+    copy(source, target, 16 * MIB)
     assert os.fstat(target).st_size == 16 * MIB
     assert os.fstat(target).st_blocks * 512 < MIB
 
@@ -90,7 +94,7 @@ def test_a_file_of_nothing_but_a_hole(files: tuple[int, int]) -> None:
     source, target = files
     os.ftruncate(source, 3 * MIB)
     assert list(filecopy.data_ranges(source, 3 * MIB)) == []
-    assert filecopy.copy_data(source, target, 3 * MIB) == 0
+    assert copy(source, target, 3 * MIB) == 0
     assert os.fstat(target).st_size == 3 * MIB
 
 
@@ -104,5 +108,5 @@ def test_a_filesystem_that_does_not_know_its_holes(files: tuple[int, int], monke
 def test_a_source_that_shrinks_meanwhile_ends_the_copy(files: tuple[int, int]) -> None:
     source, target = files
     fill(source, {0: b"abc"}, 3)
-    filecopy.copy_data(source, target, 3 * MIB)
+    copy(source, target, 3 * MIB)
     assert content(target)[:3] == b"abc"

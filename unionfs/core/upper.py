@@ -40,6 +40,7 @@ class Upper:
         "_whiteout",
         "base_fd",
         "can_mknod",
+        "device",
         "gid",
         "index",
         "layer",
@@ -51,6 +52,7 @@ class Upper:
 
     def __init__(self, layer: Layer, work_fd: int, *, syncs: bool) -> None:
         self.layer = layer
+        self.device = os.fstat(work_fd).st_dev
         self.uid, self.gid = os.geteuid(), os.getegid()
         """Whose the objects are that the daemon makes, unless it gives them to somebody."""
         self.work_fd = work_fd

@@ -38,14 +38,15 @@ def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def copy_data(source: int, target: int, size: int, *, has_holes: bool = True) -> int:
+def copy_data(source: int, target: int, size: int, devices: tuple[int, int], *, has_holes: bool = True) -> int:
     """Make *target*, which is empty, read like the first *size* bytes of *source*; holes stay holes.
 
-    Shares extents where the filesystem can. Returns the bytes that were really copied.
+    Shares extents where the filesystem can; *devices* are the st_dev of source and target. Returns the
+    bytes that were really copied.
     """
     if not size:
         return 0
-    if _clone(source, target):
+    if _clone(source, target, devices):
         os.ftruncate(target, size)
         return 0
     copied = 0
@@ -60,8 +61,7 @@ _cannot_clone: Final[set[tuple[int, int]]] = set()
 """Pairs of filesystems (st_dev of source and target) that do not share extents: asked once, not for each file."""
 
 
-def _clone(source: int, target: int) -> bool:
-    pair = (os.fstat(source).st_dev, os.fstat(target).st_dev)
+def _clone(source: int, target: int, pair: tuple[int, int]) -> bool:
     if pair in _cannot_clone:
         return False
     try:

@@ -1,9 +1,9 @@
 """Extended attributes of an open file or of ``at.proc_path(dirfd, name)``; symlinks are not followed.
 
 Names are ``str`` decoded as file names are (``os.fsencode`` gives the bytes back): they need not be
-UTF-8. Reading, setting and copying go through the ``xattr`` library. The one exception is `names`,
-which lookups call for every directory: the library asks the kernel twice and then builds the list,
-3.6 µs against 0.9 (measured on tmpfs, CPython 3.11).
+UTF-8. What changes attributes goes through the ``xattr`` library. What reads them goes through `os`,
+because requests do that all the time: the library asks the kernel for the size first and builds its
+answer in Python, 3.6 to 4 µs against 1 (measured on tmpfs, CPython 3.11).
 """
 
 import errno
@@ -37,7 +37,6 @@ DEFAULT_ACL: Final = "system.posix_acl_default"
 ACLS: Final = frozenset({ACCESS_ACL, DEFAULT_ACL})
 CAPABILITY: Final = "security.capability"
 
-_TRIES: Final = 4
 _Result = TypeVar("_Result")
 
 Target = int | bytes
@@ -84,13 +83,14 @@ def require(target: Target, name: str) -> bytes:
     Raises:
         OSError: ENODATA, it is not set; EOPNOTSUPP, the filesystem has none of this kind.
     """
-    for tries_left in reversed(range(_TRIES)):  # the library asks for the size first; the value may grow in between
-        try:
-            return bytes(_call(xattr.getxattr, target, name))
-        except OSError as exc:
-            if exc.errno != errno.ERANGE or not tries_left:
-                raise
-    raise AssertionError
+    if not isinstance(target, int):
+        return os.getxattr(target, name, follow_symlinks=False)
+    try:
+        return os.getxattr(target, name)
+    except OSError as exc:
+        if exc.errno != errno.EBADF:
+            raise
+        return os.getxattr(at.itself(target), name)
 
 
 def set(target: Target, name: str, value: bytes, flags: int = 0) -> None:  # noqa: A001 - the syscall's verb
