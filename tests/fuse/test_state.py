@@ -77,3 +77,13 @@ def test_a_directory_that_somebody_else_prepared_is_not_used(directory: Path, mo
     assert own_directory() == directory
     os.chown(directory, 12345, 12345)
     assert own_directory() is None
+
+
+def test_nobody_else_may_write_what_a_daemon_writes(directory: Path) -> None:
+    """Its umask is that of whoever last made a file in the mount."""
+    before = os.umask(0)
+    try:
+        path = own().write(directory)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644

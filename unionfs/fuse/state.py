@@ -52,9 +52,14 @@ class Record:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Nobody else may ever write it, though the process has the umask of whoever last made a file in the mount.
+    """
     temporary = path.with_suffix(".new")
-    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
     temporary.replace(path)
 
 
