@@ -55,13 +55,13 @@ def _of_file(node: File) -> os.stat_result:
 def _of_nameless(node: File, final: os.stat_result) -> os.stat_result:
     """Ask an open file; a lower one still has its name there, but none in the union."""
     if not node.opens:
-        return final
+        return replaced(final, st_nlink=node.links_left)
     opened = node.opens[0]
     st = os.fstat(opened.fd)
     owners = node.place.layer.owners
     if owners is not None:
         st = owners.shown(st, opened.fd)
-    return st if opened.writable_layer else replaced(st, st_nlink=final.st_nlink)
+    return st if opened.writable_layer else replaced(st, st_nlink=node.links_left)
 
 
 def file_stat(node: File, st: os.stat_result) -> os.stat_result:
@@ -84,7 +84,7 @@ def with_data_blocks(st: os.stat_result, node: File) -> os.stat_result:
 
 def _of_directory(node: Dir) -> os.stat_result:
     if node.final is not None:
-        return node.final
+        return replaced(node.final, st_nlink=0)
     return directory_stat(node, os.fstat(node.places[0].fd()))
 
 
@@ -206,9 +206,16 @@ def without_set_id(mode: int) -> int:
 
 def _utimes(target: Target, changes: Changes) -> None:
     dirfd, name = target
-    st = os.stat(name, dir_fd=dirfd, follow_symlinks=False) if name else os.fstat(dirfd)
-    now = time.clock_gettime_ns(_COARSE)
-    times = (_time(changes.atime_ns, st.st_atime_ns, now), _time(changes.mtime_ns, st.st_mtime_ns, now))
+    atime, mtime = changes.atime_ns, changes.mtime_ns
+    if atime is None or mtime is None:
+        st = os.stat(name, dir_fd=dirfd, follow_symlinks=False) if name else os.fstat(dirfd)
+        atime = st.st_atime_ns if atime is None else atime
+        mtime = st.st_mtime_ns if mtime is None else mtime
+    if NOW in {atime, mtime}:
+        now = time.clock_gettime_ns(_COARSE)
+        atime = now if atime == NOW else atime
+        mtime = now if mtime == NOW else mtime
+    times = (atime, mtime)
     if name:
         os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
     else:
@@ -217,12 +224,6 @@ def _utimes(target: Target, changes: Changes) -> None:
 
 _COARSE: Final = 5
 """CLOCK_REALTIME_COARSE: the clock that file times are taken from; the exact one would be ahead of them."""
-
-
-def _time(wanted: int | None, current: int, now: int) -> int:
-    if wanted is None:
-        return current
-    return now if wanted == NOW else wanted
 
 
 def birth_time_ns(node: Node) -> int | None:

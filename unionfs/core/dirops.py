@@ -347,7 +347,7 @@ def forget_name(state: State, node: Node, parent: Dir, name: bytes, st: os.stat_
     left = st.st_nlink - 1 if isinstance(node, File) and node.is_upper else 0
     if isinstance(node, File) and node.indexed_links is not None:
         left = _count_down(state, node)
-    state.nodes.unlink(node, parent, name, attrs.replaced(st, st_nlink=left))
+    state.nodes.unlink(node, parent, name, st, left)
     if isinstance(node, File) and not node.is_gone and (node.real, node.place) == (name, parent.places[0]):
         node.real, node.place = node.name, node.parent.places[0]
     state.nodes.drop_if_unused(node)

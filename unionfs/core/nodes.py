@@ -28,7 +28,7 @@ _PRIVATE: Final = 1 << 62
 class Inode:
     """What a `File` and a `Dir` have in common."""
 
-    __slots__ = ("final", "ino", "lookups", "name", "nodeid", "parent")
+    __slots__ = ("final", "ino", "links_left", "lookups", "name", "nodeid", "parent")
 
     def __init__(self, parent: "Dir", name: bytes, ino: int) -> None:
         self.nodeid = NodeId(0)
@@ -41,7 +41,9 @@ class Inode:
         self.lookups = 0
         """How often the kernel was told of it, less what it has forgotten."""
         self.final: os.stat_result | None = None
-        """Set once it has no name any more: the attributes it had, with the links that are left."""
+        """Set once it has no name any more: the attributes it had, but for the links."""
+        self.links_left = 0
+        """How many links it has then: names that the union has not seen."""
 
     @property
     def is_gone(self) -> bool:
@@ -231,8 +233,8 @@ class NodeTable:
         for place in node.places:
             place.close()
 
-    def unlink(self, node: Node, parent: Dir, name: bytes, final: os.stat_result) -> None:
-        """Note that *name* in *parent* is gone; with its last name the node keeps *final* as its attributes."""
+    def unlink(self, node: Node, parent: Dir, name: bytes, final: os.stat_result, links_left: int) -> None:
+        """Note that *name* in *parent* is gone; with its last name the node keeps what it had and has now."""
         if parent.children.get(name) is node:
             del parent.children[name]
         if isinstance(node, File) and node.links is not None:
@@ -240,7 +242,7 @@ class NodeTable:
             if node.links:
                 node.parent, node.name = next(iter(node.links))
                 return
-        node.final = final
+        node.final, node.links_left = final, links_left
 
     def move(self, node: Node, old: tuple[Dir, bytes], new: tuple[Dir, bytes]) -> None:
         """Note that *node* has the name *new* instead of *old*."""

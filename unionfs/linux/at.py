@@ -80,26 +80,39 @@ def find(dirfd: int, name: bytes) -> os.stat_result | None:
 
 def birth_time_ns(dirfd: int, name: bytes) -> int | None:
     """Return when *name* was made (*dirfd* itself if empty), in nanoseconds; None if the filesystem does not say."""
-    answer = _statx(dirfd, name, _STATX_BTIME)
-    if not int.from_bytes(answer[:4], "little") & _STATX_BTIME:
+    _statx(dirfd, name, _STATX_BTIME)
+    if not _statx_answer.mask & _STATX_BTIME:
         return None
-    seconds, nanoseconds = struct.unpack_from("<qI", answer, _BTIME_OFFSET)
+    seconds, nanoseconds = struct.unpack_from("<qI", _statx_answer, _BTIME_OFFSET)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 def is_protected(dirfd: int, name: bytes) -> bool:
     """Tell whether *name* is append-only or immutable (chattr +a, +i)."""
-    return bool(int.from_bytes(_statx(dirfd, name, 0)[8:16], "little") & _STATX_ATTR_PROTECTED)
+    _statx(dirfd, name, 0)
+    return bool(_statx_answer.attributes & _STATX_ATTR_PROTECTED)
 
 
-def _statx(dirfd: int, name: bytes, mask: int) -> bytes:
-    """Return a ``struct statx``. Like all that names a file, for the union's own thread: the buffer is shared."""
+class _Statx(ctypes.Structure):
+    """The head of ``struct statx``, and room for the rest. Source: Linux include/uapi/linux/stat.h."""
+
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("blksize", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint64),
+        ("rest", ctypes.c_ubyte * 240),
+    )
+
+
+_statx_answer: Final = _Statx()
+_statx_address: Final = ctypes.byref(_statx_answer)
+
+
+def _statx(dirfd: int, name: bytes, mask: int) -> None:
+    """Fill `_statx_answer`. Like all that names a file, for the union's own thread: the answer is shared."""
     flags = _AT_SYMLINK_NOFOLLOW | (0 if name else AT_EMPTY_PATH)
-    _check(_libc.statx(dirfd, name, flags, mask, _statx_answer), name)
-    return _statx_answer.raw
-
-
-_statx_answer: Final = ctypes.create_string_buffer(256)
+    if _libc.statx(dirfd, name, flags, mask, _statx_address) < 0:
+        _check(-1, name)
 
 
 def exists(dirfd: int, name: bytes) -> bool:
