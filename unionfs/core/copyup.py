@@ -357,6 +357,8 @@ def link_names(state: State, node: File) -> None:
             index.record(node)
             with_access(partial(index.link_up, node, above, name), (above.fd(), b""))
             index.record(node)
+            if not above.impure:
+                state.writable().set_impure(above)
             os.utime(at.itself(above.fd()), ns=(before.st_atime_ns, before.st_mtime_ns))
     node.has_lower_names = False
 
