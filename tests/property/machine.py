@@ -1,0 +1,168 @@
+"""Any operations in any order, on ours and on the kernel's overlayfs at once."""
+
+import stat
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.property.literals import layers, trees
+from tests.property.operations import handle_operations, operations, settle
+from unionfs.testing import disk
+from unionfs.testing.driver import Driver, Op, Outcome, attempt
+from unionfs.testing.literal import Tree
+from unionfs.testing.mounted import acting_as
+from unionfs.testing.snapshot import Snapshot, differences, snapshot
+from unionfs.testing.stack import Backend, Features, Stack, in_process, kernel, lay
+
+__all__ = ["FEATURES", "Machine"]
+
+FEATURES = (
+    Features(),
+    Features(redirect_dir=False),
+    Features(index=True),
+    Features(metacopy=True),
+    Features(index=True, metacopy=True),
+)
+
+
+MAX_LAYERS = 6
+
+
+class Machine(RuleBasedStateMachine):
+    """Two unions over equal layers that must stay equal, whatever is done to both.
+
+    After every step: the same errno, and the same visible tree. At any time and at the end: the same after
+    both are mounted again, and with each side's layers mounted by the other.
+    """
+
+    ours: ClassVar[Backend] = staticmethod(in_process)
+    uids: ClassVar[tuple[int, ...]] = (0,)
+    """On whose behalf things are tried; others than root only where ours is a real mount."""
+
+    filtered: ClassVar[bool] = True
+    """False for the kernel, which lists the whiteouts of directories that it does not merge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.equal = False
+        self.ground = ExitStack()
+        self.base = self.ground.enter_context(disk.in_memory())
+        self.mounts = ExitStack()
+        self.tree: Snapshot = {}
+        self.opened: set[str] = set()
+
+    @initialize(lower=layers(), upper=st.one_of(st.just({}), trees()), features=st.sampled_from(FEATURES))
+    def stack_up(self, lower: list[Tree], upper: Tree, features: Features) -> None:
+        note(f"lower = {lower}\nupper = {upper}\nfeatures = {features}")
+        for side in ("ours", "kernel"):
+            (self.base / side).mkdir()
+        self.mine: Stack = lay(self.base / "ours", lower, upper=upper, features=features)
+        self.theirs: Stack = lay(self.base / "kernel", lower, upper=upper, features=features)
+        self.mount()
+
+    def mount(self) -> None:
+        self.left: Driver = self.mounts.enter_context(type(self).ours(self.mine))
+        self.right: Driver = self.mounts.enter_context(kernel(self.theirs))
+        self.opened.clear()
+
+    @rule(op=operations(), who=st.sampled_from((0, 0, 1000)))
+    def do(self, op: tuple[Any, ...], who: int) -> None:
+        settled = settle(op, sorted(self.tree))
+        if settled[0] == "rmtree":
+            for each in _removal(settled[1], self.tree):
+                self.both(each, who)
+        elif self.both(settled, who).errno == "ok" and settled[0] in {"open", "tmpfile"}:
+            self.opened.add(settled[1])
+
+    @precondition(lambda self: self.opened)
+    @rule(op=handle_operations())
+    def do_with_open_file(self, op: tuple[Any, ...]) -> None:
+        settled = settle(op, sorted(self.tree))
+        labels = {part for part in settled[1:3] if part in {"h", "k"}}
+        if labels <= self.opened:
+            self.both(settled, 0)
+            if settled[0] == "close":
+                self.opened -= labels
+
+    def both(self, op: Op, who: int) -> Outcome:
+        uid = who if who in self.uids else 0
+        if op[0] == "truncate" and op[1] in self.tree and op[2] == self.tree[op[1]].status.size:
+            return Outcome("skipped")  # whether that moves the times depends on whether it copies up
+        note(f"{op} as {uid}")
+        self.equal = False
+        with acting_as(uid, uid):
+            outcome, expected = attempt(self.left, op), attempt(self.right, op)
+        assert outcome == expected, f"{op}: ours {outcome}, kernel {expected}"
+        return outcome
+
+    @rule()
+    def remount(self) -> None:
+        note("remount")
+        self.mounts.close()
+        self.mount()
+
+    @precondition(lambda self: len(self.mine.lower) < MAX_LAYERS and not self.mine.features.index)
+    @rule()
+    def new_upper(self) -> None:
+        """Make the upper layer the topmost lower one: layers as real unions write them."""
+        note("new upper layer")
+        self.mounts.close()
+        self.mine, self.theirs = _with_new_upper(self.mine), _with_new_upper(self.theirs)
+        self.mount()
+
+    @invariant()
+    def same_tree(self) -> None:
+        if hasattr(self, "left"):
+            self.tree = snapshot(self.left)
+            lines = differences(self.tree, snapshot(self.right), names=("ours", "kernel"))
+            assert [line for line in lines if not self.is_excused(line)] == []
+            self.equal = True
+
+    def is_excused(self, line: str) -> bool:
+        """Tell a difference that is the kernel's fault: with metacopy, the data it copies at an open move the mtime."""
+        return self.mine.features.metacopy and ": mtime_ns: " in line
+
+    @invariant()
+    def numbers_agree(self) -> None:
+        """Check that a listing shows the numbers that a stat shows, and that no two files share one."""
+        if not self.filtered or not hasattr(self, "left"):
+            return
+        for path, seen in self.tree.items():
+            if stat.S_ISDIR(seen.status.mode):
+                shown = {name: self.left.inode(f"{path}/{name}" if path else name) for name in self.left.numbers(path)}
+                assert self.left.numbers(path) == shown
+
+    def teardown(self) -> None:
+        try:
+            self.mounts.close()
+            if self.equal:
+                self.cross_mount()
+        finally:
+            self.ground.close()
+
+    def cross_mount(self) -> None:
+        """Mount each side's layers with the other's code."""
+        note("layers exchanged")
+        for backend, stack in ((kernel, self.mine), (type(self).ours, self.theirs)):
+            with backend(stack) as driver:
+                lines = differences(snapshot(driver), self.tree, names=("exchanged", "before"))
+                assert [line for line in lines if not self.is_excused(line)] == []
+
+
+def _with_new_upper(stack: Stack) -> Stack:
+    number = len(stack.lower)
+    upper, work = stack.mountpoint.parent / f"upper{number}", stack.mountpoint.parent / f"work{number}"
+    upper.mkdir()
+    work.mkdir()
+    assert stack.upper is not None
+    return replace(stack, lower=(stack.upper, *stack.lower), upper=upper, work=work)
+
+
+def _removal(path: str, tree: Snapshot) -> list[Op]:
+    """Return the operations of ``rm -r``."""
+    inside = sorted((p for p in tree if p.startswith(f"{path}/") or p == path), reverse=True)
+    return [("rmdir" if stat.S_ISDIR(tree[p].status.mode) else "unlink", p) for p in inside if p]
