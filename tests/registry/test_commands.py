@@ -108,6 +108,9 @@ ERRORS = [
     (["pull", "Upper"], 3, "must be lower case"),
     (["pull", "--platform", "x/y/z/w", "debian"], 3, "not a platform"),
     (["push", "nothing"], 4, "no image 'nothing'"),
+    (["push", "-a", "nothing"], 4, "no image of the repository"),
+    (["push", "-a", "a", "b"], 2, "leave the second one out"),
+    (["pull", "-a", "debian:12"], 2, "no tag and no digest"),
     (["pull", "127.0.0.1:1/app"], 1, "127.0.0.1:1"),
     (["login", "-u", "me", "https://"], 2, "not a registry"),
     (["login", "registry.example"], 2, "no terminal to ask on"),
@@ -162,6 +165,19 @@ def test_pull_reads_what_skopeo_sends(
     image = images.find(name)
     assert [layer.blob.digest for layer in image.layers] == [layer.digest for layer in made.manifest.layers]
     assert sorted(os.listdir(images.root / "layers" / image.layers[0].chain_id.hex)) == ["etc"]
+
+
+def test_all_tags_go_out_and_come_back(
+    docker_registry: str, server: Hostile, images: Images, made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pull", f"{server.host}/app:v1"]) == 0
+    names = [f"{docker_registry}/many:{tag}" for tag in ("v1", "v2", "v3")]
+    assert main(["tag", f"{server.host}/app:v1", *names]) == 0
+    assert main(["push", "--all-tags", f"{docker_registry}/many"]) == 0
+    assert main(["rmi", *names]) == 0
+    capsys.readouterr()
+    assert main(["pull", "-q", "--all-tags", f"{docker_registry}/many"]) == 0
+    assert capsys.readouterr().out.split() == names
 
 
 @pytest.fixture

@@ -9,11 +9,14 @@ import pytest
 from tests.registry.conftest import Lab
 from tests.registry.hostile import Hostile, Reply, Request, Trick, once
 from tests.registry.images import Made
-from unionfs.errors import ImageError, RegistryError
+from unionfs.errors import ImageError, RegistryError, UnionFSError
 from unionfs.oci.digest import CHUNK, Digest, DigestMismatch
+from unionfs.oci.reference import Reference
 from unionfs.oci.registry import client, download, failures, transport
 from unionfs.oci.registry.credentials import Credential
 from unionfs.oci.registry.failures import NotNow, Refused
+from unionfs.oci.registry.mirrors import Registries
+from unionfs.oci.registry.tags import all_tags
 from unionfs.oci.store import SizeMismatch
 
 
@@ -216,6 +219,35 @@ async def test_a_redirect_out_of_what_is_allowed_is_not_followed(
         await lab.pull(name)
 
 
+REMOTE = '[registry."registry.test"]\nplain_http = true\n'
+
+
+async def test_a_proxy_stands_between_us_and_others(
+    hostile: Hostile, lab: Lab, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://{hostile.host}")
+    await lab.pull("registry.test/app:v1", REMOTE)
+    lab.assert_whole(made)
+    assert {each.headers["host"] for each in hostile.requests} == {"registry.test"}
+
+
+async def test_no_proxy_stands_between_us_and_this_machine(
+    hostile: Hostile, name: str, lab: Lab, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    await lab.pull(name)
+    lab.assert_whole(made)
+
+
+async def test_another_machine_does_not_send_us_to_our_own_services(
+    hostile: Hostile, lab: Lab, big: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://{hostile.host}")
+    hostile.tricks.append(at(big, always(Reply.status_only(307, Location="http://127.0.0.1:631/printers"))))
+    with pytest.raises(Refused, match="redirects to http://127"):
+        await lab.pull("registry.test/app:v1", REMOTE)
+
+
 @pytest.fixture
 def guarded(hostile: Hostile, lab: Lab) -> Hostile:
     """Return the registry, which now wants a password that the lab knows."""
@@ -346,3 +378,29 @@ async def test_a_tag_that_means_no_digest_is_an_error(hostile: Hostile, name: st
     hostile.tricks.append(lambda request: Reply.of(b"", Docker_Content_Digest="sha256:../../etc/passwd"))
     with pytest.raises(RegistryError, match="sha256"):
         await lab.pull(name)
+
+
+@pytest.mark.parametrize(
+    ("page", "why"),
+    [
+        (Reply.of(b"[]"), "not a list of tags"),
+        (Reply.of(b'{"tags": ["../x"]}'), "not a tag"),
+        (Reply.of(b'{"tags": []}', Link='</v2/app/tags/list?last=x>; rel="next"'), "more than 100 pages"),
+    ],
+    ids=["nonsense", "no tag", "endless"],
+)
+async def test_a_list_of_tags_is_not_trusted(hostile: Hostile, lab: Lab, page: Reply, why: str) -> None:
+    hostile.tricks.append(always(page))
+    with pytest.raises(UnionFSError, match=why):
+        await all_tags(Reference.parse(f"{hostile.host}/app"), Registries(), lab.docker, lab.heard)
+
+
+async def test_tags_come_on_as_many_pages_as_they_like(hostile: Hostile, lab: Lab) -> None:
+    def two_pages(request: Request) -> Reply:
+        if "last" in request.query:
+            return Reply.of(b'{"tags": ["c"]}')
+        return Reply.of(b'{"tags": ["a", "b"]}', Link='</v2/app/tags/list?last=b>; rel="next"')
+
+    hostile.tricks.append(two_pages)
+    found = await all_tags(Reference.parse(f"{hostile.host}/app"), Registries(), lab.docker, lab.heard)
+    assert [reference.tag for reference in found] == ["a", "b", "c"]

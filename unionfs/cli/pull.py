@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json
-from unionfs.errors import NoSuchImage
+from unionfs.errors import ConfigError, NoSuchImage
 
 if TYPE_CHECKING:
     from unionfs.cli.transfer import Watch
@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.epilog = EPILOG
     parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="another one than this machine's")
+    parser.add_argument("-a", "--all-tags", action="store_true", help="every tag of the repository NAME")
     parser.add_argument("-q", "--quiet", action="store_true", help="print the names alone, no progress")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each attempt, and why it went on")
     parser.add_argument("--json", action="store_true", help="print one JSON array, an object for each image")
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> Exit:
     images = Images()
     results = []
     with Watch(verbose=args.verbose, bars=not args.quiet) as watch:
-        for name in args.names:
+        for name in _every_tag(args.names, watch) if args.all_tags else args.names:
             pulled, image, news = _pull(images, name, args.platform, watch)
             results.append(_values(pulled, image, watch))
             if args.quiet and not args.json:
@@ -54,6 +55,24 @@ def run(args: argparse.Namespace) -> Exit:
     if args.json:
         print(as_json(results), end="")
     return Exit.OK
+
+
+def _every_tag(names: list[str], watch: "Watch") -> list[str]:
+    """Return the full name of every tag of these repositories."""
+    import trio  # noqa: PLC0415
+
+    from unionfs.oci.reference import Reference  # noqa: PLC0415
+    from unionfs.oci.registry import config  # noqa: PLC0415
+    from unionfs.oci.registry.credentials import DockerConfig  # noqa: PLC0415
+    from unionfs.oci.registry.tags import all_tags  # noqa: PLC0415
+
+    found: list[str] = []
+    for name in names:
+        reference = Reference.parse(name)
+        if reference != Reference(reference.registry, reference.repository) or name.endswith(":latest"):
+            raise ConfigError(f"{name}: --all-tags goes with a name that has no tag and no digest")
+        found += map(str, trio.run(all_tags, reference, config.load(), DockerConfig.load(), watch))
+    return found
 
 
 def _pull(images: "Images", name: str, platform: str | None, watch: "Watch") -> tuple["Pulled", "Image", str]:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json
+from unionfs.errors import ConfigError, ImageError, NoSuchImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from unionfs.cli.transfer import Watch
     from unionfs.oci.digest import Digest
     from unionfs.oci.images import Image, Images
     from unionfs.oci.model import Descriptor
@@ -30,48 +32,69 @@ EPILOG = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.epilog = EPILOG
+    parser.add_argument("-a", "--all-tags", action="store_true", help="every tag of the repository IMAGE")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each step that was not plain")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with --all-tags an array")
     parser.add_argument("image", metavar="IMAGE", help="a name, or the beginning of an id")
     parser.add_argument("name", nargs="?", metavar="NAME[:TAG]", help="where to, if it is not the image's own name")
 
 
 def run(args: argparse.Namespace) -> Exit:
-    import trio  # noqa: PLC0415 - the help does without all this
-
-    from unionfs.cli.transfer import Watch  # noqa: PLC0415
+    from unionfs.cli.transfer import Watch  # noqa: PLC0415 - the help does without all this
     from unionfs.oci.images import Images  # noqa: PLC0415
+
+    images = Images()
+    results = []
+    with images.using(), Watch(verbose=args.verbose, bars=not args.quiet) as watch:
+        for text, name in _wanted(images, args):
+            image = images.find(text)
+            pushed = _push(images, image, text, name, watch)
+            results.append(_values(pushed, image))
+            if not args.json and not args.quiet:
+                print(f"{name.tag}: digest: {pushed.descriptor.digest} size: {pushed.descriptor.size}")
+    if args.json:
+        print(as_json(results if args.all_tags else results[0]), end="")
+    return Exit.OK
+
+
+def _wanted(images: "Images", args: argparse.Namespace) -> "list[tuple[str, Reference]]":
+    """Return what is pushed, as it is called here, and under which name it goes."""
     from unionfs.oci.reference import Reference  # noqa: PLC0415
+
+    if not args.all_tags:
+        return [(args.image, Reference.parse(args.name or args.image))]
+    if args.name:
+        raise ConfigError("--all-tags pushes to the names that the images have; leave the second one out")
+    repository = Reference.parse(args.image).name
+    names = sorted(name for image in images.all() for name in image.names if name.name == repository and name.tag)
+    if not names:
+        raise NoSuchImage(f"no image of the repository {args.image!r}; try: unionfs images")
+    return [(str(name), name) for name in names]
+
+
+def _push(images: "Images", image: "Image", text: str, name: "Reference", watch: "Watch") -> "Pushed":
+    import trio  # noqa: PLC0415
+
     from unionfs.oci.registry import config  # noqa: PLC0415
     from unionfs.oci.registry.credentials import DockerConfig  # noqa: PLC0415
     from unionfs.oci.registry.push import Push  # noqa: PLC0415
 
-    images = Images()
-    with images.using(), Watch(verbose=args.verbose, bars=not args.quiet) as watch:
-        image = images.find(args.image)
-        reference = Reference.parse(args.name or args.image)
-        push = Push(
-            reference=reference,
-            root=_root(image, args.image),
-            descriptor=image.descriptor,
-            store=images.blobs,
-            registries=config.load(),
-            docker=DockerConfig.load(),
-            observer=watch,
-            elsewhere=_elsewhere(images, reference),
-        )
-        pushed = trio.run(push.run)
-    if args.json:
-        print(as_json(_values(pushed, image)), end="")
-    elif not args.quiet:
-        print(f"{reference.tag}: digest: {pushed.descriptor.digest} size: {pushed.descriptor.size}")
-    return Exit.OK
+    push = Push(
+        reference=name,
+        root=_root(image, text),
+        descriptor=image.descriptor,
+        store=images.blobs,
+        registries=config.load(),
+        docker=DockerConfig.load(),
+        observer=watch,
+        elsewhere=_elsewhere(images, name),
+    )
+    return trio.run(push.run)
 
 
 def _root(image: "Image", text: str) -> "Descriptor":
     """Return what the name means, an index perhaps; an id means its image alone."""
-    from unionfs.errors import ImageError  # noqa: PLC0415
     from unionfs.oci.reference import Reference  # noqa: PLC0415
 
     try:

@@ -5,6 +5,7 @@
     failures, observer        what a failure means and how long to wait; who hears of it
     auth, transport, client   one exchange with one host; one method for each thing it can be asked
     trail, download, pull     from hosts into the store
+    tags                      what else a repository has
     upload, push              from the store to a registry
 
 Imports go up this list only. Start reading at `pull`.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import httpx
+import msgspec
 import trio
 
 from unionfs.errors import ImageError
@@ -38,8 +39,15 @@ MAX_MANIFEST: Final = 4 << 20
 DOCUMENT_SECONDS: Final = 120
 """A manifest that dribbles in for longer is not coming."""
 
+TAGS_A_PAGE: Final = 1000
+MAX_PAGES: Final = 100
+
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _RECEIVED: Final = re.compile(r"(?:bytes=)?0-(\d+)")
+
+
+class _Tags(msgspec.Struct):
+    tags: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,26 @@ class Client:
         if (got := Digest.of(content)) != digest:
             raise DigestMismatch(str(digest), str(got))
         return Document(content, said or None)
+
+    async def tags(self) -> list[str]:
+        """Return the repository's tags, from as many pages as they come on."""
+        url, params, found = f"{self._repository}/tags/list", {"n": str(TAGS_A_PAGE)} | self._params, []
+        for _ in range(MAX_PAGES):
+            async with self._transport.ask(
+                Ask(method="GET", url=url, scopes=[self._scope("pull")], params=params)
+            ) as response:
+                found += self._tags_in(await self._document(response))
+                link = response.links.get("next", {}).get("url")
+                if not link:
+                    return found
+                url, params = str(response.url.join(link)), {}
+        raise Refused(f"{self._transport.endpoint}: more than {MAX_PAGES} pages of tags")
+
+    def _tags_in(self, page: bytes) -> list[str]:
+        try:
+            return msgspec.json.decode(page, type=_Tags).tags or []
+        except msgspec.MsgspecError as exc:
+            raise Refused(f"{self._transport.endpoint}: not a list of tags: {exc}") from None
 
     async def has_blob(self, digest: Digest) -> bool:
         """Return whether the repository holds the blob."""
