@@ -5,22 +5,35 @@ can do little of that. There, owner, mode and type are kept in ``user.containers
 and fifos are empty files that say so, attributes that only root may set stand behind a prefix, and marks
 are ``user.overlay.*``. Mounted, both forms show the same tree.
 
-What a user's form cannot keep: the owner of a symlink (no filesystem lets a symlink carry ``user.*``);
-`unionfs` shows those of a user's layers as root's.
+What a user's form cannot keep is the owner of a symlink: no filesystem lets one carry ``user.*``.
 """
 
 import errno
 import os
 from typing import Final
 
-from unionfs.core.ondisk import OPAQUE, TRUSTED, USER, WHITEOUT_MODE, XWHITEOUTS, XattrSet
+from unionfs.core.ondisk import (
+    OPAQUE,
+    OVERRIDES,
+    TRUSTED,
+    USER,
+    WHITEOUT_MODE,
+    WRITTEN_OVERRIDE,
+    XWHITEOUTS,
+    Override,
+    XattrSet,
+    encode_override,
+)
 from unionfs.errors import ImageError
 from unionfs.linux import at, xattr
 from unionfs.oci.entry import Entry, Kind
-from unionfs.oci.override import FOREIGN_STATS, KEPT_PREFIX, OVERRIDE_STAT, Override
 
-__all__ = ["Form", "RootForm", "UserForm", "form_here"]
+__all__ = ["KEPT_PREFIX", "Form", "RootForm", "UserForm", "form_here"]
 
+KEPT_PREFIX: Final = "user.containers.override_"
+"""Before the name of an attribute that only root may set: how containers/storage has a user keep it."""
+
+_OVERRIDE_STAT: Final = WRITTEN_OVERRIDE[2]
 _REFUSED: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP})
 _OPTIONAL: Final = ("security.selinux", "security.ima", "security.evm", "security.apparmor", "trusted.", "system.")
 """Attributes whose loss is noted and survived: they mean something on the machine that made them."""
@@ -79,7 +92,7 @@ class Form:
 
     def _is_foreign_mark(self, name: str) -> bool:
         """Tell whether *name* is some union's own mark: believed here, it would be a layer's way to lie."""
-        return name.startswith(("user.fuseoverlayfs.", KEPT_PREFIX)) or name in FOREIGN_STATS
+        return name.startswith(("user.fuseoverlayfs.", KEPT_PREFIX)) or name in OVERRIDES
 
 
 class RootForm(Form):
@@ -131,7 +144,8 @@ class UserForm(Form):
 
     def attributes(self, fd: int, entry: Entry) -> None:
         """See `Form.attributes`."""
-        xattr.set(fd, OVERRIDE_STAT, _override(entry).encode())
+        kept = Override(entry.uid, entry.gid, entry.st_mode, entry.rdev)
+        xattr.set(fd, _OVERRIDE_STAT, encode_override(kept))
         for name, value in entry.xattrs:
             self._keep(fd, entry.path, name, value)
         # The owner must be able to read what he unpacked, whatever the image says.
@@ -161,10 +175,6 @@ class UserForm(Form):
             self._set_xattr(fd, path, self.marks.on_disk(name), value)
         else:
             self._set_xattr(fd, path, KEPT_PREFIX + name, value)
-
-
-def _override(entry: Entry) -> Override:
-    return Override(entry.uid, entry.gid, entry.mode, entry.kind, entry.rdev)
 
 
 def form_here(dirfd: int) -> Form:

@@ -17,16 +17,18 @@ from unionfs.core.ondisk import (
     META_PREFIX,
     OPAQUE,
     OPAQUE_FILE,
+    OVERRIDES,
     TRUSTED,
     USER,
     WHITEOUT_PREFIX,
     XattrSet,
+    decode_override,
     is_whiteout,
 )
 from unionfs.errors import BadMark
 from unionfs.linux import at, xattr
 from unionfs.oci.entry import ROOT, Entry, Kind
-from unionfs.oci.override import FOREIGN_STATS, KEPT_PREFIX, OVERRIDE_STAT, Override
+from unionfs.oci.form import KEPT_PREFIX
 
 __all__ = ["ANY_MARKS", "Found", "Marks", "found", "interpret", "scan"]
 
@@ -154,22 +156,23 @@ def interpret(file: Found, flavours: tuple[XattrSet, ...] = ANY_MARKS) -> tuple[
 
 def _overridden(entry: Entry, raw: dict[str, bytes]) -> Entry:
     """Believe what a user's union kept in place of owner, mode and type."""
-    for name in (OVERRIDE_STAT, *FOREIGN_STATS):
-        if name in raw:
-            kept = Override.decode(raw[name])
-            kind = kept.kind or entry.kind
-            if (kind is Kind.DIR) is not (entry.kind is Kind.DIR):
-                raise BadMark(f"{name} makes a {kind.value} of a {entry.kind.value}")
-            size = entry.size if kind is Kind.FILE else 0
-            return replace(entry, uid=kept.uid, gid=kept.gid, mode=kept.mode, kind=kind, rdev=kept.rdev, size=size)
-    return entry
+    name = next((name for name in OVERRIDES if name in raw), None)
+    if name is None:
+        return entry
+    kept = decode_override(raw[name])
+    kind = Entry.kind_of(kept.mode) if kept.mode & 0o170000 else entry.kind
+    if (kind is Kind.DIR) is not (entry.kind is Kind.DIR):
+        raise BadMark(f"{name} makes a {kind.value} of a {entry.kind.value}")
+    size = entry.size if kind is Kind.FILE else 0
+    mode = kept.mode & 0o7777
+    return replace(entry, uid=kept.uid, gid=kept.gid, mode=mode, kind=kind, rdev=kept.rdev, size=size)
 
 
 def shown_xattrs(raw: dict[str, bytes], flavours: tuple[XattrSet, ...]) -> tuple[tuple[str, bytes], ...]:
     """Return the attributes that users of the union see, sorted."""
     shown: dict[str, bytes] = {}
     for name, value in raw.items():
-        if name in {OVERRIDE_STAT, *FOREIGN_STATS} or any(f.is_private(name) for f in flavours):
+        if name in OVERRIDES or any(f.is_private(name) for f in flavours):
             continue
         for flavour in flavours:
             name = flavour.shown(name)  # noqa: PLW2901 - one of them knows it
