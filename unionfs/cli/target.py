@@ -15,7 +15,7 @@ from unionfs.oci.loose import images_in
 from unionfs.oci.platforms import parse_platform
 from unionfs.oci.view import DirectoryLayer, LayerView, UpperLayer, View, view_of_archive, view_of_image
 
-__all__ = ["layer_of", "only", "physical", "split", "view_of"]
+__all__ = ["layer_of", "only", "physical", "split", "view_of", "view_of_mount"]
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".oci", ".tar.xz")
 
@@ -45,6 +45,17 @@ def view_of(text: str, platform: str | None = None) -> View:
         if path.exists():
             return _view_of_path(path, text, platform)
         raise
+
+
+def view_of_mount(mountpoint: str) -> View | None:
+    """Return the layers of the image that is mounted there; None if none of the store's is."""
+    images = Images()
+    for mount in Containers(images).mounted():
+        if mount.mountpoint == mountpoint:
+            if mount.container is not None:
+                return _view_of_stored(mount.container)
+            return view_of_image(images, images.by_manifest(mount.image), mountpoint)
+    return None
 
 
 def _view_of_stored(text: str) -> View:

@@ -7,16 +7,19 @@ version can be read: unionfs cat --layer N IMAGE:/PATH.
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unionfs.analysis.trace import Line, Verdict, trace
 from unionfs.cli.entries import shown_path, values
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json, as_table, printable, size
-from unionfs.cli.target import physical, split, view_of
+from unionfs.cli.target import physical, split, view_of, view_of_mount
 from unionfs.errors import NoSuchPath
 from unionfs.oci.entry import Entry
 from unionfs.oci.view import DirectoryLayer, LayerView, View
+
+if TYPE_CHECKING:
+    from unionfs.fuse.state import Record
 
 __all__ = ["configure", "run"]
 
@@ -65,10 +68,14 @@ def _target(args: argparse.Namespace) -> tuple[View, bytes]:
         place = Path(os.path.realpath(Path(name).absolute().parent)) / Path(name).name
         for mount in reversed(mounts.find()):
             if mount.record is not None and place.is_relative_to(mount.mountpoint):
-                layers = [*reversed(mount.record.lower), *([mount.record.upper] if mount.record.upper else [])]
-                view = View(mount.mountpoint, [DirectoryLayer(Path(layer)) for layer in layers])
+                view = view_of_mount(mount.mountpoint) or _directories(mount.record)
                 return view, b"/" + os.fsencode(place.relative_to(mount.mountpoint))
     return view_of(name, args.platform), path
+
+
+def _directories(record: "Record") -> View:
+    layers = [*reversed(record.lower), *([record.upper] if record.upper else [])]
+    return View(record.mountpoint, [DirectoryLayer(Path(layer)) for layer in layers])
 
 
 def _row(view: View, line: Line, *, whole: bool) -> list[Any]:
