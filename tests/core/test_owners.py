@@ -27,6 +27,9 @@ from unionfs.linux import xattr
 
 CONTAINERS, SECURITY = "user.containers.override_stat", "security.fuseoverlayfs.override_stat"
 
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+"""CAP_NET_BIND_SERVICE, as setcap writes it."""
+
 # the attribute
 
 GOLDEN = [
@@ -356,6 +359,7 @@ def test_set_id_bits_are_dropped_where_they_are_kept(stack: Stacks) -> None:
     s = stack({}, xattr_permissions=2)
     for act in ("chown", "write", "truncate"):
         fh = s.create(act, mode=0o6755)
+        s.union.setxattr(s.id(act), b"security.capability", CAPABILITY)
         if act == "chown":
             s.setattr(act, uid=5)
         elif act == "write":
@@ -363,6 +367,7 @@ def test_set_id_bits_are_dropped_where_they_are_kept(stack: Stacks) -> None:
         else:
             s.union.setattr(s.id(act), Changes(size=0, kill_priv=True), fh)
         assert stat.S_IMODE(s.stat(act).st_mode) == 0o755
+        assert s.union.listxattr(s.id(act)) == []
     s.mkdir("d", 0o2755)
     s.setattr("d", uid=5)
     assert stat.S_IMODE(s.stat("d").st_mode) == 0o2755
@@ -394,6 +399,36 @@ def test_files_without_a_name_keep_theirs_too(stack: Stacks) -> None:
     assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (3, 0o4700)
     s.seen(s.union.link(node_2.nodeid, 1, b"named")[0])
     assert owner(s, "named") == (3, 4)
+
+
+@pytest.mark.root
+def test_what_is_of_security_is_kept_under_another_name(stack: Stacks) -> None:
+    """So that the owner of the upper layer, who may set none himself, can keep his users'."""
+    value = CAPABILITY
+
+    def make(path: Path) -> None:
+        path.write_bytes(b"x")
+        os.setxattr(path, "security.capability", value)
+
+    s = stack({"f": make, "g": make}, xattr_permissions=2)
+    name, kept = b"security.capability", "user.containers.override_security.capability"
+    assert s.union.getxattr(s.id("f"), name) == value
+    assert s.union.listxattr(s.id("f")) == [name]
+    s.union.removexattr(s.id("g"), name)
+    assert s.union.listxattr(s.id("g")) == []
+    s.setattr("f", mtime_ns=1)
+    s.create("new")
+    s.union.setxattr(s.id("new"), name, value)
+    for path in ("f", "new"):
+        assert {CONTAINERS, kept} == {name for name in os.listxattr(s.upper / path) if "overlay." not in name}
+        assert s.union.getxattr(s.id(path), name) == value
+        assert s.union.listxattr(s.id(path)) == [name]
+    s.union.removexattr(s.id("new"), name)
+    assert s.union.listxattr(s.id("new")) == []
+    s.setattr("f", uid=5)
+    assert s.union.listxattr(s.id("f")) == []
+    with pytest.raises(OSError, match=r"."):
+        s.union.setxattr(s.id("new"), kept.encode(), value)
 
 
 @pytest.mark.root

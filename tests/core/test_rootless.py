@@ -265,3 +265,28 @@ def test_a_file_that_may_not_be_read_cannot_be_copied_and_stays(as_user: AsUser)
         s.check_promises()
 
     as_user(body)
+
+
+@pytest.mark.parametrize("option", [0, 2])
+def test_capabilities_are_copied_up_where_they_can_be_kept(as_user: AsUser, tmp_path: Path, option: int) -> None:
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (layer / "ping").write_bytes(b"x")
+    for path in (layer, layer / "ping"):
+        os.chown(path, SOMEBODY, SOMEBODY)
+    os.setxattr(layer / "ping", "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
+
+    def body(home: Path) -> None:
+        s = stacked(home, {}, xattr_permissions=option)
+        s.lowers, lowers = [layer], s.lowers
+        s.remount()
+        if not option:
+            assert refused(lambda: s.setattr("ping", mode=0o755)) == errno.EPERM
+            assert s.upper_names() == []
+        else:
+            s.setattr("ping", mode=0o755)
+            assert s.union.listxattr(s.id("ping")) == [b"security.capability"]
+        s.lowers = lowers
+        s.check_promises()
+
+    as_user(body)

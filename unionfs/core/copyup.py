@@ -110,7 +110,7 @@ def copy_owner(copy: Copy) -> None:
 
 def copy_xattrs(copy: Copy) -> None:
     marks, acls = copy.upper.layer.xattrs, () if copy.upper.layer.owners is None else xattr.ACLS
-    xattr.copy(copy.source, copy.target, lambda name: name in acls or marks.is_private(name))
+    xattr.copy(copy.source, copy.target, lambda name: None if name in acls else marks.copied(name))
 
 
 def copy_mode(copy: Copy) -> None:

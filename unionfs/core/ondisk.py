@@ -21,6 +21,7 @@ from unionfs.errors import BadMark, BadRedirect
 from unionfs.linux.handles import FileHandle
 
 __all__ = [
+    "CAPABILITIES",
     "OPAQUE",
     "OPAQUE_FILE",
     "OVERRIDES",
@@ -86,6 +87,8 @@ class XattrSet:
     prefix: str
     keeps_owners: bool = False
     """Some layer has owners in attributes: then those are private too, for whoever sets them makes himself root."""
+    keeps_security: bool = False
+    """Users' ``security.*`` attributes are kept under another name, because the upper layer's owner may set none."""
     opaque: str = field(init=False)
     redirect: str = field(init=False)
     metacopy: str = field(init=False)
@@ -105,7 +108,7 @@ class XattrSet:
             object.__setattr__(self, mark, self.prefix + mark)
 
     def is_private(self, name: str) -> bool:
-        """Tell whether *name* belongs to the union: users never see or set it, copies leave it out.
+        """Tell whether *name*, on disk, belongs to the union: users never see or set it, copies leave it out.
 
         >>> TRUSTED.is_private("trusted.overlay.opaque"), TRUSTED.is_private("trusted.overlayfs")
         (True, False)
@@ -122,15 +125,43 @@ class XattrSet:
         >>> TRUSTED.on_disk("trusted.overlay.opaque"), TRUSTED.on_disk("user.note")
         ('trusted.overlay.overlay.opaque', 'user.note')
         """
-        return f"{self.prefix}overlay.{shown.removeprefix(self.prefix)}" if shown.startswith(self.prefix) else shown
+        if shown.startswith(self.prefix):
+            return f"{self.prefix}overlay.{shown.removeprefix(self.prefix)}"
+        return _STAND_IN + shown if self.keeps_security and shown.startswith(_SECURITY) else shown
 
     def shown(self, on_disk: str) -> str:
         """Return the name that users see; the reverse of `on_disk`."""
-        return self.prefix + on_disk.removeprefix(self.prefix + "overlay.") if self.is_escaped(on_disk) else on_disk
+        if self.is_escaped(on_disk):
+            return self.prefix + on_disk.removeprefix(self.prefix + "overlay.")
+        return self.stands_for(on_disk) or on_disk
+
+    def stands_for(self, on_disk: str) -> str | None:
+        """Return the ``security.*`` attribute that one on disk is kept instead of, or None if it is none such."""
+        is_one = self.keeps_security and on_disk.startswith(_STAND_IN + _SECURITY)
+        return on_disk.removeprefix(_STAND_IN) if is_one else None
+
+    def is_reserved(self, shown: str) -> bool:
+        """Tell whether users may not have an attribute of this name; those that are escaped they may."""
+        return shown.startswith(self.hidden) and not shown.startswith(self.prefix)
+
+    def is_for_users(self, on_disk: str) -> bool:
+        """Tell whether an attribute found on disk may be shown, under the name that `shown` gives it."""
+        return self.stands_for(on_disk) is not None or not self.is_private(on_disk)
+
+    def copied(self, on_disk: str) -> str | None:
+        """Return the name that an attribute of a lower file has on its copy; None if the copy has it not."""
+        if not self.is_for_users(on_disk):
+            return None
+        return _STAND_IN + on_disk if self.keeps_security and on_disk.startswith(_SECURITY) else on_disk
 
 
 _FOREIGN_PREFIX: Final = "user.fuseoverlayfs."
-_OVERRIDE_PREFIXES: Final = ("user.containers.override_", "security.fuseoverlayfs.")
+_STAND_IN: Final = "user.containers.override_"
+_SECURITY: Final = "security."
+_OVERRIDE_PREFIXES: Final = (_STAND_IN, "security.fuseoverlayfs.")
+
+CAPABILITIES: Final = frozenset({"security.capability", _STAND_IN + "security.capability"})
+"""Attributes that give a program capabilities, or will once it is taken out of the layer."""
 
 OVERRIDES: Final = (
     "security.fuseoverlayfs.override_stat",

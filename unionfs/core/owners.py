@@ -151,13 +151,14 @@ class Owners:
         return kind if kind in _NODES else stat.S_IFREG
 
     def drop_set_id(self, fd: int) -> None:
-        """Clear the set-id bits of an open file, where they are kept."""
-        st = os.fstat(fd)
-        shown = self.shown(st, fd)
+        """Take from an open file what a write by an ordinary user takes: the set-id bits, and capabilities."""
+        shown = self.shown(os.fstat(fd), fd)
         mode = without_set_id(shown.st_mode)
         if not self.is_kept(mode):
             os.fchmod(fd, stat.S_IMODE(mode))
-        elif mode != shown.st_mode:
+            return
+        _drop_capabilities(fd)
+        if mode != shown.st_mode:
             self._keep(fd, shown.st_uid, shown.st_gid, mode, shown.st_rdev)
 
     def mark_root(self, fd: int) -> None:
@@ -202,8 +203,7 @@ class Owners:
             return
         if (changes.uid, changes.gid) != (None, None) and not stat.S_ISDIR(mode):
             mode = without_set_id(mode)
-            if xattr.get(target, xattr.CAPABILITY) is not None:
-                xattr.remove(target, xattr.CAPABILITY)
+            _drop_capabilities(target)
         if changes.mode is not None:
             mode = stat.S_IFMT(mode) | stat.S_IMODE(changes.mode)
             os.chmod(_path(target), _real_mode(mode))
@@ -224,6 +224,11 @@ def _overridden(kept: ondisk.Override, st: os.stat_result) -> tuple[int, int, in
 def _real_mode(mode: int) -> int:
     """Return the permission bits on disk of a file that shows *mode*: no set-id bits, and all rights to the daemon."""
     return (mode & 0o777) | (stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _drop_capabilities(target: int | bytes) -> None:
+    for name in ondisk.CAPABILITIES.intersection(xattr.names(target)):
+        xattr.remove(target, name)
 
 
 def _path(target: int | bytes) -> bytes:

@@ -145,7 +145,7 @@ def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
     layers: list[Layer] = []
     overrides = [owners.find_override(fd, config, is_trusting=not _is_privileged()) for fd in fds]
     if any(overrides) or config.xattr_permissions:
-        marks = ondisk.XattrSet(marks.prefix, keeps_owners=True)
+        marks = ondisk.XattrSet(marks.prefix, keeps_owners=True, keeps_security=config.xattr_permissions == 2)
     paths = [*([config.upper] if config.upper else []), *config.lower, *config.data_only]
     for index, (fd, path) in enumerate(zip(fds, paths, strict=True)):
         fsid = devices.setdefault(os.fstat(fd).st_dev, len(devices))

@@ -44,9 +44,20 @@ def _on_disk(state: State, name: bytes) -> str | None:
     if state.config.noxattrs or (not state.shows_acls and text in xattr.ACLS):
         return None
     stored = marks.on_disk(text)
-    if len(os.fsencode(stored)) > _NAME_MAX:
-        return None
-    return None if marks.is_private(stored) else stored
+    return None if marks.is_reserved(text) or len(os.fsencode(stored)) > _NAME_MAX else stored
+
+
+def _require(state: State, node: Node, stored: str) -> bytes:
+    """Return an attribute by its name on disk; a lower file may have the one itself that it stands for.
+
+    Raises:
+        OSError: ENODATA, it is not set; EOPNOTSUPP, the layer has none of this kind.
+    """
+    source = _source(node)
+    real = state.layers[0].xattrs.stands_for(stored)
+    if real is not None and (value := xattr.get(source, real)) is not None and stored not in xattr.names(source):
+        return value
+    return xattr.require(source, stored)
 
 
 def getxattr(state: State, node: Node, name: bytes) -> bytes:
@@ -58,18 +69,15 @@ def getxattr(state: State, node: Node, name: bytes) -> bytes:
     stored = _on_disk(state, name)
     if stored is None:
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-    return xattr.require(_source(node), stored)
+    return _require(state, node, stored)
 
 
 def listxattr(state: State, node: Node) -> list[bytes]:
     """Return the names that users may see."""
     marks = state.layers[0].xattrs
     found = xattr.names(_source(node))
-    return [
-        os.fsencode(marks.shown(stored))
-        for stored in found
-        if not marks.is_private(stored) and _on_disk(state, os.fsencode(marks.shown(stored))) is not None
-    ]
+    shown = dict.fromkeys(marks.shown(stored) for stored in found if marks.is_for_users(stored))
+    return [name for name in map(os.fsencode, shown) if _on_disk(state, name) is not None]
 
 
 def setxattr(state: State, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -81,13 +89,18 @@ def setxattr(state: State, node: Node, name: bytes, value: bytes, flags: int = 0
     if stored == xattr.DEFAULT_ACL and not isinstance(node, Dir):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     if flags and not node_is_upper(node):
-        _check_flags(node, stored, flags)
+        _check_flags(state, node, stored, flags)
     xattr.set(_target(state, node), stored, value, flags)
 
 
-def _check_flags(node: Node, stored: str, flags: int) -> None:
+def _check_flags(state: State, node: Node, stored: str, flags: int) -> None:
     """Refuse before a copy-up what would be refused after it."""
-    is_set = xattr.get(_source(node), stored) is not None
+    try:
+        is_set = _require(state, node, stored) is not None
+    except OSError as exc:
+        if exc.errno not in xattr.NOT_SET:
+            raise
+        is_set = False
     if flags & os.XATTR_CREATE and is_set:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     if flags & os.XATTR_REPLACE and not is_set:
@@ -107,7 +120,7 @@ def removexattr(state: State, node: Node, name: bytes) -> None:
     if stored == xattr.DEFAULT_ACL and not isinstance(node, Dir):
         return  # it cannot have one, so it has none now
     if not node_is_upper(node):
-        xattr.require(_source(node), stored)
+        _require(state, node, stored)
     xattr.remove(_target(state, node), stored)
 
 

@@ -107,21 +107,20 @@ def remove(target: Target, name: str) -> None:
     _call(xattr.removexattr, target, name)
 
 
-def copy(source: Target, target: Target, is_left_out: Callable[[str], bool]) -> None:
-    """Give *target* the attributes of *source*, except those that *is_left_out* names.
+def copy(source: Target, target: Target, renamed: Callable[[str], str | None]) -> None:
+    """Give *target* the attributes of *source*, under the names that *renamed* gives; None leaves one out.
 
     Raises:
         OSError: an ACL or a ``security.*`` attribute could not be kept. Others that *target*'s
             filesystem does not know are dropped, as the kernel's overlayfs drops them.
     """
     for name in names(source):
-        if is_left_out(name):
-            continue
-        value = get(source, name)
-        if value is None:
+        new_name = renamed(name)
+        value = None if new_name is None else get(source, name)
+        if new_name is None or value is None:
             continue
         try:
-            set(target, name, value)
+            set(target, new_name, value)
         except OSError as exc:
             if exc.errno != errno.EOPNOTSUPP or name.startswith(("security.", "system.posix_acl_")):
                 raise
