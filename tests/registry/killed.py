@@ -16,7 +16,6 @@ from typing import Any
 
 import trio
 
-from unionfs.oci.digest import Digest
 from unionfs.oci.images import Images
 from unionfs.oci.reference import Reference
 from unionfs.oci.registry.credentials import DockerConfig
@@ -24,6 +23,7 @@ from unionfs.oci.registry.mirrors import Registries
 from unionfs.oci.registry.pull import Pull
 from unionfs.oci.snapshots import Snapshots
 from unionfs.oci.store import BlobWriter
+from unionfs.oci.verify import check
 
 __all__ = ["main"]
 
@@ -94,16 +94,27 @@ def forked(root: Path, name: str, step: int | None) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def found(root: Path) -> dict[str, object]:
-    """Return what a later command would find."""
+def wrong(root: Path, *, repair: bool = False) -> list[str]:
+    """Return what `unionfs check` would find wrong, or could not repair."""
+    problems = check(Images(root), repair=repair)
+    return [f"{each.name}: {each.what}" for each in problems if not each.harmless and not (repair and each.repaired)]
+
+
+def repaired(root: Path) -> list[str]:
+    """Return what is wrong with a copy of the store even after a repair."""
+    copy = root.with_name("copy")
+    shutil.copytree(root, copy)
+    try:
+        return wrong(copy, repair=True)
+    finally:
+        shutil.rmtree(copy)
+
+
+def whole(root: Path) -> list[bool]:
+    """Return for each image whether all its layers are there."""
     images = Images(root)
     snapshots = Snapshots(images.root, images.blobs, images.database)
-    wrong = [str(each) for each in images.blobs if Digest.of(images.blobs.path(each).read_bytes()) != each]
-    whole = [
-        all(snapshots.has(layer.chain_id) and snapshots.index(layer.chain_id) for layer in image.layers)
-        for image in images.all()
-    ]
-    return {"wrong": wrong, "images": len(whole), "whole": all(whole)}
+    return [all(snapshots.has(layer.chain_id) for layer in image.layers) for image in images.all()]
 
 
 def main() -> None:
@@ -112,12 +123,10 @@ def main() -> None:
     while killed:
         status = forked(root, name, step)
         killed = os.WIFSIGNALED(status)
-        after = found(root) if (root / "blobs").exists() else {"wrong": [], "images": 0, "whole": True}
+        after = {"repaired": repaired(root), "whole": whole(root)} if root.exists() else {}
         again = forked(root, name, None)
-        print(
-            json.dumps({"step": step, "status": status, "after": after, "again": again, "then": found(root)}),
-            flush=True,
-        )
+        then = {"wrong": wrong(root), "whole": whole(root)}
+        print(json.dumps({"step": step, "status": status, "after": after, "again": again, "then": then}), flush=True)
         shutil.rmtree(root)
         step += 1
 
