@@ -11,10 +11,10 @@ import pytest
 
 from tests.core.conftest import Stacks
 from tests.core.stacks import PREFIX, Stack, build, fifo, symlink
-from unionfs.core import copyup
-from unionfs.core.copyup import Copy
+from unionfs.core import staging
 from unionfs.core.jobs import Deferred, Job
 from unionfs.core.request import Changes
+from unionfs.core.staging import Copy
 from unionfs.linux import at
 
 TIME = 1_234_567_890_123_456_789
@@ -203,7 +203,7 @@ def fails(code: int) -> Callable[[Copy], None]:
     return step
 
 
-@pytest.mark.parametrize("failing", range(len(copyup.STEPS)), ids=[step.__name__ for step in copyup.STEPS])
+@pytest.mark.parametrize("failing", range(len(staging.STEPS)), ids=[step.__name__ for step in staging.STEPS])
 @pytest.mark.parametrize("change", ["write", "chmod", "rename", "mkdir"])
 def test_a_copy_that_fails_at_any_step_leaves_nothing_behind(
     stack: Stacks, monkeypatch: pytest.MonkeyPatch, failing: int, change: str
@@ -217,9 +217,9 @@ def test_a_copy_that_fails_at_any_step_leaves_nothing_behind(
     }
     fh = s.open("d/f")
     with monkeypatch.context() as patch:
-        for place in (failing, len(copyup.STEPS)):  # before the step, and after the last one
-            steps = (*copyup.STEPS[:place], fails(errno.ENOSPC), *copyup.STEPS[place:])
-            patch.setattr(copyup, "STEPS", steps)
+        for place in (failing, len(staging.STEPS)):  # before the step, and after the last one
+            steps = (*staging.STEPS[:place], fails(errno.ENOSPC), *staging.STEPS[place:])
+            patch.setattr(staging, "STEPS", steps)
             with pytest.raises(OSError, match="No space left"):
                 acts[change]()
             assert s.upper_names() == []

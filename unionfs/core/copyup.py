@@ -1,6 +1,6 @@
 """Give a lower file its own copy in the upper layer, before the first change to it.
 
-    lower file  --STEPS-->  work/#<n>  --rename-->  upper/<dir>/<name>
+    lower file  --staging.STEPS-->  work/#<n>  --rename-->  upper/<dir>/<name>
 
 Until the rename nothing is visible under the union's name, and the rename is one system call. A
 reader sees the lower file or the finished copy; a crash leaves at most one file in the work
@@ -17,7 +17,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -26,145 +25,19 @@ from unionfs.core.index import origin_mark
 from unionfs.core.jobs import Deferred, Job
 from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
+from unionfs.core.staging import Copy, fill, run
 from unionfs.core.state import State
 from unionfs.core.upper import Upper, with_access
 from unionfs.errors import RefusedMark
-from unionfs.linux import at, filecopy, fileops, xattr
+from unionfs.linux import at, fileops, xattr
 
-__all__ = ["STEPS", "Copy", "copy_up_data", "directory", "file"]
+__all__ = ["copy_up_data", "directory", "file", "link_names", "metadata", "publish", "refuse_metacopy"]
 
 _KEPT_FLAGS: Final = fileops.FS_APPEND | fileops.FS_IMMUTABLE | fileops.FS_SYNC | fileops.FS_NOATIME
 """Source: OVL_COPY_FS_FLAGS_MASK and OVL_PROT_FS_FLAGS_MASK, fs/overlayfs/overlayfs.h."""
 
 INLINE_BYTES: Final = 256 << 10
 """Up to here a copy is made at once; handing it to a thread would take longer than the copy."""
-
-
-@dataclass(slots=True)
-class Copy:
-    """One file on its way up. A worker thread may have it: it holds descriptors and values only."""
-
-    st: os.stat_result
-    """The source's attributes."""
-    source: int | bytes
-    """How the xattr calls reach the source."""
-    data: int
-    """A descriptor for reading the data, or -1."""
-    size: int
-    """Bytes of data to copy."""
-    upper: Upper
-    temp: bytes
-    link: bytes = b""
-    """The target of a symlink."""
-    metadata_only: bool = False
-    origin: bytes | None = None
-    flags: int = 0
-    """The source's file flags (chattr) that the copy is to have."""
-    target_fd: int = -1
-    copied: int = 0
-
-    @property
-    def target(self) -> int | bytes:
-        """How the xattr calls reach the copy: by its descriptor where there is one, which is four times faster."""
-        return self.target_fd if self.target_fd >= 0 else at.proc_path(self.upper.work_fd, self.temp)
-
-    def close(self) -> None:
-        own = {self.data, self.target_fd, self.source if isinstance(self.source, int) else -1}
-        for fd in own - {-1}:
-            os.close(fd)
-        self.data = self.target_fd = self.source = -1
-
-
-def make(copy: Copy) -> None:
-    kind = stat.S_IFMT(copy.st.st_mode)
-    dirfd = copy.upper.work_fd
-    if kind == stat.S_IFREG:
-        copy.target_fd = at.open_file(dirfd, copy.temp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    elif kind == stat.S_IFDIR:
-        os.mkdir(copy.temp, 0o700, dir_fd=dirfd)
-    elif kind == stat.S_IFLNK:
-        os.symlink(copy.link, copy.temp, dir_fd=dirfd)
-    elif copy.upper.layer.owners is not None:
-        copy.upper.layer.owners.make_node(dirfd, copy.temp, kind | 0o600, copy.st.st_rdev)
-    else:
-        os.mknod(copy.temp, kind | 0o600, copy.st.st_rdev, dir_fd=dirfd)
-
-
-def copy_data(copy: Copy) -> None:
-    if copy.metadata_only:
-        os.ftruncate(copy.target_fd, copy.st.st_size)
-    elif copy.target_fd >= 0 and copy.data >= 0:
-        has_holes = copy.st.st_blocks * 512 < copy.st.st_size
-        devices = (copy.st.st_dev, copy.upper.device)
-        copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size, devices, has_holes=has_holes)
-
-
-def copy_owner(copy: Copy) -> None:
-    if copy.upper.layer.owners is not None:
-        copy.upper.layer.owners.give(copy.target, copy.st)
-        return
-    if (copy.st.st_uid, copy.st.st_gid) == (copy.upper.uid, copy.upper.gid):
-        return  # as it was made
-    os.chown(copy.temp, copy.st.st_uid, copy.st.st_gid, dir_fd=copy.upper.work_fd, follow_symlinks=False)
-
-
-def copy_xattrs(copy: Copy) -> None:
-    marks, acls = copy.upper.layer.xattrs, () if copy.upper.layer.owners is None else xattr.ACLS
-    xattr.copy(copy.source, copy.target, lambda name: None if name in acls else marks.copied(name))
-
-
-def copy_mode(copy: Copy) -> None:
-    if copy.upper.layer.owners is not None:
-        copy.upper.layer.owners.set_mode(copy.target, copy.st)
-    elif copy.target_fd >= 0:
-        os.fchmod(copy.target_fd, stat.S_IMODE(copy.st.st_mode))
-    elif not stat.S_ISLNK(copy.st.st_mode):
-        os.chmod(copy.temp, stat.S_IMODE(copy.st.st_mode), dir_fd=copy.upper.work_fd)
-
-
-def copy_times(copy: Copy) -> None:
-    times = (copy.st.st_atime_ns, copy.st.st_mtime_ns)
-    if copy.target_fd >= 0:
-        os.utime(copy.target_fd, ns=times)
-    else:
-        os.utime(copy.temp, ns=times, dir_fd=copy.upper.work_fd, follow_symlinks=False)
-
-
-def write_marks(copy: Copy) -> None:
-    marks = copy.upper.layer.xattrs
-    if copy.metadata_only:
-        xattr.set(copy.target, marks.metacopy, b"")
-    if copy.origin is None:
-        return
-    try:
-        xattr.set(copy.target, marks.origin, copy.origin)
-    except OSError as exc:  # a symlink takes no user.* attribute: its number will change with the next mount
-        if exc.errno not in {errno.EOPNOTSUPP, errno.EPERM}:
-            raise
-
-
-def write_through(copy: Copy) -> None:
-    if copy.upper.syncs and copy.target_fd >= 0:
-        os.fsync(copy.target_fd)
-
-
-Step = Callable[[Copy], None]
-
-STEPS: Final[tuple[Step, ...]] = (
-    make,
-    copy_data,
-    copy_owner,  # after data: writing clears the set-id bits; before xattrs: chown drops security.capability
-    copy_xattrs,
-    write_marks,  # before mode: a read-only file takes no user.* attribute from an ordinary user
-    copy_mode,  # after owner, which clears the set-id bits, and after ACLs, which carry a mode of their own
-    copy_times,  # after data, which moves mtime
-    write_through,  # last: all of the above must be on the disk before the name is
-)
-
-
-def run(copy: Copy) -> None:
-    for step in STEPS:
-        step(copy)
 
 
 def directory(state: State, node: Dir) -> Place:
@@ -402,23 +275,11 @@ def copy_up_data(state: State, node: File, size: int | None = None) -> None:
     wanted = st.st_size if size is None else min(size, st.st_size)
     copy = Copy(st, node.place.target(node.real), at.open_unnoticed(place.fd(), name), wanted, upper, b"")
     copy.target_fd = at.open_file(node.place.fd(), node.real, os.O_RDWR)
-    job = Job(lambda: _fill(copy), lambda error: _filled(state, node, copy, error))
+    job = Job(lambda: fill(copy), lambda error: _filled(state, node, copy, error))
     if state.defer and wanted > INLINE_BYTES:
         state.jobs[node] = job
         raise Deferred(job)
     job.complete()
-
-
-def _fill(copy: Copy) -> None:
-    capability = xattr.get(copy.target_fd, xattr.CAPABILITY)
-    devices = (os.fstat(copy.data).st_dev, copy.upper.device)
-    copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size, devices)
-    os.ftruncate(copy.target_fd, copy.size)
-    if capability is not None:
-        xattr.set(copy.target_fd, xattr.CAPABILITY, capability)  # writing has dropped it
-    os.fchmod(copy.target_fd, stat.S_IMODE(copy.st.st_mode))
-    os.utime(copy.target_fd, ns=(copy.st.st_atime_ns, copy.st.st_mtime_ns))
-    write_through(copy)
 
 
 def _filled(state: State, node: File, copy: Copy, error: BaseException | None) -> None:
