@@ -184,6 +184,17 @@ async def test_a_mirror_of_many_registries_is_told_which(town: Town) -> None:
     assert all(each.path.startswith("/v2/hub/app/") for each in town.first.requests)
 
 
+async def test_a_redirect_is_followed_to_the_letter(town: Town) -> None:
+    def away(request: Request) -> Reply | None:
+        if request.kind != "blobs":
+            return None
+        return Reply.status_only(307, Location=f"http://{town.second.host}{request.path}?signature=x")
+
+    town.first.tricks.append(away)
+    await town.pull(town.toml("fallback = false\nnamespace = true"))
+    assert [each.query for each in town.second.requests] == [{"signature": ["x"]}] * len(town.made.blobs)
+
+
 async def test_a_push_goes_past_the_mirrors(town: Town) -> None:
     await town.lab.push(f"{town.origin.host}/app:v2", town.made, town.toml())
     assert town.asked() == [False, False, True]

@@ -109,7 +109,7 @@ class Transport:
             NotNow: nobody answered, or the answer was "later".
             Refused: the answer was no; ``status`` is the HTTP status.
         """
-        response = await self._challenged(ask, await self._url(ask.url))
+        response = await self._challenged(ask, await self._url(ask))
         try:
             if not response.is_success:
                 raise await self._failure(ask, response)
@@ -118,11 +118,13 @@ class Transport:
         finally:
             await response.aclose()
 
-    async def _url(self, url: str) -> httpx.URL:
+    async def _url(self, ask: Ask) -> httpx.URL:
+        """Return where to send it first; a redirect is followed to the letter, it may be signed."""
         async with self._probing:
             if self._base is None:
                 self._base = await self._find_base()
-        return httpx.URL(url if "://" in url else f"{self._base}{url}")
+        whole = httpx.URL(ask.url if "://" in ask.url else f"{self._base}{ask.url}")
+        return whole.copy_merge_params(ask.params) if ask.params else whole
 
     async def _find_base(self) -> httpx.URL:
         url = httpx.URL(f"{self.endpoint.url}/v2/")
@@ -167,11 +169,10 @@ class Transport:
     async def _send(self, ask: Ask, url: httpx.URL, authorization: str | None) -> httpx.Response:
         headers = ask.headers | ({"Authorization": authorization} if authorization else {})
         content = ask.body if isinstance(ask.body, bytes) else b""
-        target = url.copy_merge_params(ask.params) if ask.params else url
         with _transport_errors(str(self.endpoint)):
             request = self._http.build_request(
                 ask.method,
-                target,
+                url,
                 headers=headers,
                 content=content or None,
                 timeout=UPLOAD_TIMEOUTS if ask.method in {"PUT", "PATCH"} else TIMEOUTS,
