@@ -6,7 +6,6 @@ other work on the same machine is not mistaken for it.
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -21,44 +20,12 @@ VARIABLE = "UNIONFS_TEST_RUN"
 PATIENCE_S = 3.0
 """How long a daemon whose mount is gone may take to exit."""
 
-KEPT_S = 3600.0
-"""How long the files of a failed run are kept for looking at."""
-
-
-def remove_old() -> None:
-    """Remove what failed runs kept long ago; a run that still goes on holds a lock on its directory."""
-    for old in Path(tempfile.gettempdir()).glob("unionfs-tests-*"):
-        with contextlib.suppress(OSError):  # somebody else's, locked, or removed meanwhile
-            if time.time() - old.stat().st_mtime > KEPT_S and not mounts_in(old):
-                os.close(locked(old))
-                shutil.rmtree(old)
-
-
-def locked(directory: Path) -> int:
-    """Return a descriptor that holds the lock of *directory*; BlockingIOError if another one does."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def mounts_in(directory: Path) -> list[str]:
-    """Return the mountpoints below *directory*, the innermost first."""
-    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    points = (line.split(" ")[4] for line in lines)
-    return [point for point in points if point.startswith(f"{directory}/")][::-1]
-
 
 class Run:
     """One run of the tests; `tempfile` and every child process use its directory from here on."""
 
     def __init__(self) -> None:
-        remove_old()
         self.directory = Path(tempfile.mkdtemp(prefix="unionfs-tests-"))
-        self._lock = locked(self.directory)
         self.directory.chmod(0o711)  # tests that become another user must get through to their own directory
         self.temporary = self.directory / "tmp"
         self.temporary.mkdir()
@@ -69,7 +36,10 @@ class Run:
         tempfile.tempdir = None  # read TMPDIR again
 
     def mounts(self) -> list[str]:
-        return mounts_in(self.directory)
+        """Return the mountpoints below the run's directory, the innermost first."""
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        points = (line.split(" ")[4] for line in lines)
+        return [point for point in points if point.startswith(f"{self.directory}/")][::-1]
 
     def processes(self) -> dict[int, str]:
         """Return pid and command line of every living descendant."""
@@ -113,4 +83,3 @@ class Run:
         del os.environ[VARIABLE]
         if not keep and not self.mounts():  # never remove files through a mount
             shutil.rmtree(self.directory, ignore_errors=True)
-        os.close(self._lock)

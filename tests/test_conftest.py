@@ -3,12 +3,9 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-
-from tests import leaks
 
 
 @pytest.fixture
@@ -86,18 +83,3 @@ def test_a_skip_is_a_failure_in_ci(project: Path, outcome: Path, ci: str, verdic
     output = run(project, outcome, CI=ci)
     assert verdict in output
     assert "not here" in output
-
-
-def test_what_a_failed_run_kept_is_removed_when_it_is_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    names = ("unionfs-tests-old", "unionfs-tests-new", "unionfs-tests-running")
-    old, new, running = (tmp_path / name for name in names)
-    for directory in (old, new, running):
-        directory.mkdir()
-        (directory / "file").touch()
-    for directory in (old, running):
-        os.utime(directory, (0, 0))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    holder = leaks.locked(running)
-    leaks.remove_old()
-    os.close(holder)
-    assert [directory.exists() for directory in (old, new, running)] == [False, True, True]

@@ -79,7 +79,7 @@ class Requests:
         self._plain: set[int] = set()
         """Nodes that were found to have no extended attribute at all."""
         self._data = memoryview(bytearray(1 << 20))
-        self.table: dict[int, Handler] = {Opcode[name.upper()]: getattr(self, name) for name in _HANDLED}
+        self.table: dict[int, Handler] = {int(Opcode[name.upper()]): getattr(self, name) for name in _HANDLED}
 
     # Names and nodes.
 

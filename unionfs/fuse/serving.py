@@ -68,7 +68,7 @@ class Server:
         self._follow = follow
         self._follower: Follower | None = None
         self._buffer = bytearray(BUFFER_SIZE)
-        self._counts: dict[int, int] = dict.fromkeys(Opcode, 0)
+        self._counts: dict[int, int] = dict.fromkeys(map(int, Opcode), 0)
         self._waiting: dict[Job, list[_Waiting]] = {}
         self._stopped = False
 
