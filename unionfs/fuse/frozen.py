@@ -1,15 +1,15 @@
 """Requests to a union that cannot change: opening and closing cost nothing.
 
 Where no file is ever written, truncated or replaced, the kernel need not tell us who has it open. So OPEN
-and OPENDIR are answered ENOSYS, which ends them for this mount (and RELEASE with them): the kernel
-opens files by itself, keeps their pages and listings for good, and a warm open, read and close cost no request at
-all. What remains are lookups, and reads that name the inode instead of a handle.
+is answered ENOSYS, which ends it for this mount (and RELEASE with it): the kernel opens files by itself and
+keeps their pages for good, and a warm open, read and close cost no request at all. What remains are lookups,
+and reads that name the inode instead of a handle.
 
 The mount itself is read-only, so that the kernel refuses to open for writing without asking; and it may not have
 ATOMIC_O_TRUNC, with which nobody would truncate at all.
 
 So the open files are ours to keep: one a node, opened by its first read, closed when the kernel forgets the
-node or when there are too many. Listings likewise: reading one again gives the same names in the same order.
+node or when there are too many.
 
 Measured against passing lower files through (warm open, read, close: 5 us here, 35 there; the
 first read of a big file is slower here, by the copy of each page into the cache): inspection looks at many
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NEEDED", "FrozenRequests"]
 
-NEEDED: Final = Feature.NO_OPEN_SUPPORT | Feature.NO_OPENDIR_SUPPORT
+NEEDED: Final = Feature.NO_OPEN_SUPPORT
 """What the kernel must offer."""
 
 KEPT_FILES: Final = 4096
-KEPT_LISTINGS: Final = 16
 
 
 class FrozenRequests(Requests):
@@ -48,12 +47,8 @@ class FrozenRequests(Requests):
     def __init__(self, union: "Union", modes: "Cached", options: "MountOptions", features: Feature) -> None:
         super().__init__(union, modes, options, features)
         self._files = _Kept(KEPT_FILES, lambda nodeid: union.open(nodeid, os.O_RDONLY), union.release)
-        self._listings = _Kept(KEPT_LISTINGS, union.opendir, union.releasedir)
 
     def open(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
-        return errno.ENOSYS
-
-    def opendir(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
         return errno.ENOSYS
 
     def read(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
@@ -64,17 +59,8 @@ class FrozenRequests(Requests):
         _, offset, whence = wire.LSEEK.unpack_from(body)
         return wire.OFFSET.pack(self._union.lseek(self._files[nodeid], offset, whence))
 
-    def readdir(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        _, offset, size = wire.READ.unpack_from(body)
-        return self._names(self._listings[nodeid], offset, size)
-
-    def readdirplus(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        _, offset, size = wire.READ.unpack_from(body)
-        return self._names_plus(nodeid, self._listings[nodeid], offset, size)
-
     def _forget(self, nodeid: int, count: int) -> None:
         self._files.drop(nodeid)
-        self._listings.drop(nodeid)
         super()._forget(nodeid, count)
 
 

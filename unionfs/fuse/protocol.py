@@ -17,7 +17,6 @@ __all__ = [
     "MAJOR",
     "MINOR",
     "OLDEST_MINOR",
-    "READDIR_FLAGS",
     "UNIQUE_RESEND",
     "Attribute",
     "Feature",
@@ -154,10 +153,6 @@ class OpenReply(enum.IntFlag):
     NOFLUSH = 1 << 5
     PARALLEL_DIRECT_WRITES = 1 << 6
     PASSTHROUGH = 1 << 7
-
-
-READDIR_FLAGS: Final = int(OpenReply.CACHE_DIR | OpenReply.KEEP_CACHE)
-"""The kernel may keep a listing: every change of a directory comes through the mount, and drops it."""
 
 
 class Attribute:

@@ -16,6 +16,7 @@ What the union is not asked for, and why:
 * Most files have no extended attribute, and are asked for some all the same: security.capability before the
   first write after each look at their attributes, a label and an ACL by each ``ls -l``. So the first
   question is answered by listing them, and where there are none, so are all the others.
+* OPENDIR and RELEASEDIR are answered ENOSYS, once: see ``listing.py``.
 * ACCESS never comes with default_permissions; BMAP and POLL are for devices.
 """
 
@@ -28,10 +29,10 @@ from typing import TYPE_CHECKING, Final
 from unionfs.core.jobs import Job
 from unionfs.core.request import Caller, Changes
 from unionfs.fuse import fsioctl, wire
+from unionfs.fuse.listing import Listings
 from unionfs.fuse.protocol import (
     FSYNC_FDATASYNC,
     OPEN_KILL_SUIDGID,
-    READDIR_FLAGS,
     SETXATTR_ACL_KILL_SGID,
     WRITE_KILL_SUIDGID,
     Feature,
@@ -78,6 +79,7 @@ class Requests:
         """Nodes made here, which have no security.capability."""
         self._plain: set[int] = set()
         """Nodes that were found to have no extended attribute at all."""
+        self._listings = Listings(union)
         self._data = memoryview(bytearray(1 << 20))
         self.table: dict[int, Handler] = {int(Opcode[name.upper()]): getattr(self, name) for name in _HANDLED}
 
@@ -236,46 +238,46 @@ class Requests:
 
     # Directories.
 
-    def opendir(self, nodeid: int, _body: memoryview, _head: Head) -> Answer:
-        return wire.OPENED.pack(self._union.opendir(nodeid), READDIR_FLAGS, 0)
+    def fsyncdir(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        _, flags = wire.FSYNC.unpack_from(body)
+        handle = self._union.opendir(nodeid)
+        try:
+            return self._union.fsyncdir(handle, bool(flags & FSYNC_FDATASYNC)) or _DONE
+        finally:
+            self._union.releasedir(handle)
 
-    def releasedir(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
-        self._union.releasedir(wire.RELEASE.unpack_from(body)[0])
-        return _DONE
-
-    def fsyncdir(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
-        fh, flags = wire.FSYNC.unpack_from(body)
-        return self._union.fsyncdir(fh, bool(flags & FSYNC_FDATASYNC)) or _DONE
-
-    def readdir(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
-        return self._names(*wire.READ.unpack_from(body))
-
-    def _names(self, fh: int, offset: int, size: int) -> bytes:
+    def readdir(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+        _, offset, size = wire.READ.unpack_from(body)
+        listing = self._listings.at(nodeid, offset)
         out: list[bytes] = []
-        for index, (name, ino, kind) in enumerate(self._union.readdir(fh, offset)[offset:], offset + 1):
-            record = wire.dirent(ino, index, kind, name)
+        for index in listing.after(offset):
+            name, ino, kind = listing.entries[index]
+            record = wire.dirent(ino, listing.offsets[index], kind, name)
             size -= len(record)
             if size < 0:
                 break
             out.append(record)
-        return b"".join(out)
+        return self._page(nodeid, out)
 
     def readdirplus(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        return self._names_plus(nodeid, *wire.READ.unpack_from(body))
-
-    def _names_plus(self, nodeid: int, fh: int, offset: int, size: int) -> bytes:
-        listing = self._union.readdir(fh, offset)
+        _, offset, size = wire.READ.unpack_from(body)
+        listing = self._listings.at(nodeid, offset)
         out: list[bytes] = []
-        for index in range(offset, len(listing)):
-            name, ino, kind = listing[index]
-            record = wire.dirent(ino, index + 1, kind, name)
+        for index in listing.after(offset):
+            name, ino, kind = listing.entries[index]
+            record = wire.dirent(ino, listing.offsets[index], kind, name)
             size -= len(record) + wire.ENTRY.size
             if size < 0:  # before the lookup: each one that is sent must be forgotten again
                 break
             entry = self._listed(nodeid, name)
             if entry:
                 out += (entry, record)
-        return b"".join(out)
+        return self._page(nodeid, out)
+
+    def _page(self, nodeid: int, records: list[bytes]) -> bytes:
+        if not records:
+            self._listings.end(nodeid)
+        return b"".join(records)
 
     def _listed(self, parent: int, name: bytes) -> bytes | None:
         """Return the entry that goes with a listed name: empty for a mere name, None for one that is gone."""
@@ -351,7 +353,7 @@ class Requests:
 _HANDLED: Final = (
     *("lookup", "forget", "batch_forget", "getattr", "setattr", "readlink", "mknod", "mkdir", "symlink", "link"),
     *("unlink", "rmdir", "rename", "rename2", "create", "tmpfile", "open", "release", "read", "write", "fsync"),
-    *("fallocate", "lseek", "copy_file_range", "copy_file_range_64", "ioctl", "opendir", "releasedir", "fsyncdir"),
+    *("fallocate", "lseek", "copy_file_range", "copy_file_range_64", "ioctl", "fsyncdir"),
     *("readdir", "readdirplus", "getxattr", "listxattr", "setxattr", "removexattr", "statfs", "syncfs", "destroy"),
 )
 """Requests with a handler of their name; every other opcode is answered ENOSYS."""

@@ -1,0 +1,82 @@
+"""Listings of directories, with offsets that outlive the listing.
+
+The kernel keeps a listing in its cache and drops it at the next change; whoever was reading it then asks us
+for the rest, by the offset where he stood. We may have that listing no more, or have a newer one, and he may
+have removed what he had read so far (rm -rf does). An index into a list would lead him past names that
+nobody touched. So names are sorted by a number of their own, which is the offset: whatever the listing, what comes
+after an offset is what was not read yet, and no untouched name is missed or shown twice.
+
+That number is the hash of the name, as Python has it. It is the same as long as this process lives, which is as
+long as the kernel knows any offset; that two of a million names have the same is about as likely as a
+meteorite, and would hide one of them from one listing.
+
+As no offset needs a handle, directories are neither opened nor closed: OPENDIR is answered ENOSYS, which saves
+it and RELEASEDIR, two of five requests for each directory of a cold walk and two of three of a warm one.
+A listing is kept while somebody reads it: it begins at offset 0, and ends where there is no more.
+"""
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from unionfs.core.request import DirEntry
+    from unionfs.core.union import Union
+
+__all__ = ["Listing", "Listings"]
+
+KEPT: Final = 64
+"""Listings that were begun and not read to their end; the oldest go first."""
+
+_DOTS: Final = (1, 2)
+"""The offsets after ``.`` and ``..``, which come first."""
+_MASK: Final = (1 << 61) - 1
+"""Keeps an offset positive, with room for what comes first."""
+
+
+class Listing:
+    """The entries of a directory, in the order of their offsets."""
+
+    __slots__ = ("entries", "offsets")
+
+    def __init__(self, entries: "list[DirEntry]") -> None:
+        named = sorted([(offset_of(entry.name), entry) for entry in entries[2:]])
+        self.offsets = [*_DOTS, *(offset for offset, _ in named)]
+        """What follows each entry begins there."""
+        self.entries = entries[:2] + [entry for _, entry in named]
+
+    def after(self, offset: int) -> range:
+        """Return the indices of the entries that come after *offset*."""
+        return range(bisect_right(self.offsets, offset), len(self.offsets))
+
+
+class Listings:
+    """The listings that are being read, by directory."""
+
+    def __init__(self, union: "Union") -> None:
+        self._union = union
+        self._kept: dict[int, Listing] = {}
+
+    def at(self, nodeid: int, offset: int) -> Listing:
+        """Return the listing for a reader who stands at *offset*; 0 takes a new one."""
+        listing = self._kept.get(nodeid) if offset else None
+        if listing is None:
+            listing = self._kept[nodeid] = self._take(nodeid)
+            if len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+        return listing
+
+    def _take(self, nodeid: int) -> Listing:
+        handle = self._union.opendir(nodeid)
+        try:
+            return Listing(self._union.readdir(handle, 0))
+        finally:
+            self._union.releasedir(handle)
+
+    def end(self, nodeid: int) -> None:
+        """Note that a listing was read to its end."""
+        self._kept.pop(nodeid, None)
+
+
+def offset_of(name: bytes) -> int:
+    """Return the offset after *name*."""
+    return (hash(name) & _MASK) + len(_DOTS) + 1
