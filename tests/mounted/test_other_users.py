@@ -12,6 +12,7 @@ import stat
 import struct
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -193,7 +194,7 @@ def test_every_answer_is_that_of_a_plain_directory(stack: Stack, tmp_path: Path,
     stack.mount()
     if where == "upper":
         copy_up(stack.merged)
-    expected, answers = (as_user(lambda: attempts(root), groups=[GROUP]) for root in (plain, stack.merged))
+    expected, answers = (as_user(partial(attempts, root), groups=[GROUP]) for root in (plain, stack.merged))
     if stack.engine == "pyfuse3":  # which has neither O_TMPFILE nor file flags
         lacking = ("tmpfile ", "immutable ", "undumped ")
         answers |= {name: said for name, said in expected.items() if name.startswith(lacking)}

@@ -12,7 +12,7 @@ USER = 54321
 """Nobody's: a number that no user of the machine has."""
 
 
-def as_user(act: Callable[[], Any], *, uid: int = USER, groups: Sequence[int] = (), gid: int | None = None) -> Any:  # noqa: ANN401
+def as_user(act: Callable[[], Any], *, uid: int = USER, groups: Sequence[int] = (), gid: int | None = None) -> Any:
     """Return what *act* returns (something JSON can say) in a process of that user."""
     reading, writing = os.pipe()
     pid = os.fork()

@@ -231,7 +231,9 @@ class Handlers(pyfuse3.Operations):
         """Add one name to a listing, looked up for the kernel; False if there was no more room."""
         try:
             node, st = self._union.lookup(self._directories[fh], name)
-        except OSError:  # removed since the listing was taken, or damaged: the library can list only what it can look up
+        except (
+            OSError
+        ):  # removed since the listing was taken, or damaged: the library can list only what it can look up
             return True
         fits = pyfuse3.readdir_reply(token, name, entry_attributes(node.nodeid, st, self._options), cookie)
         if not fits or name in DOTS:  # the kernel counts neither as looked up
