@@ -34,17 +34,16 @@ def main(rows: Sequence[Row], question: str, argv: Sequence[str] | None = None) 
     pin(options.pin)
     contenders, missing = chosen_contenders(options.only)
     wanted = [row for row in rows if not options.rows or any(text in row.name for text in options.rows.split(","))]
-    results = Results(
-        {**machine(), "base": options.base, "rounds": options.rounds, "pinned": options.pin}, missing=missing
-    )
+    about = {"shown": "CPU time" if options.cpu else "elapsed time", "base": options.base, "pinned": options.pin}
+    results = Results({**about, "rounds": options.rounds, **machine()}, missing=missing, by_cpu=options.cpu)
     with base(options.base) as place, stoppable():
         run_rows(results, wanted, contenders, (place, options.rounds, options.scale))
-    print(render(results, wanted, [contender.name for contender in contenders]))
     path = (
         options.json
         or RESULTS / f"{question}-{options.base}{'-pinned' if options.pin else ''}-{results.about['commit']}.json"
     )
     results.write(path)
+    print(render(results, wanted, [contender.name for contender in contenders]))
     print(f"samples: {path}")
 
 
@@ -56,6 +55,7 @@ def common_options(question: str) -> argparse.ArgumentParser:
     parser.add_argument("--base", choices=BASES, default="tmpfs", help="what lies below the layers (%(default)s)")
     parser.add_argument("--pin", action="store_true", help="everything on one CPU, which shows the cost in CPU time")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full amount of work (%(default)s)")
+    parser.add_argument("--cpu", action="store_true", help="show CPU times, which a busy machine harms less")
     parser.add_argument("--json", type=Path, help="where the samples go")
     return parser
 

@@ -13,7 +13,10 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["cpu_seconds", "resident_bytes", "scratch_file", "serving", "unmount"]
 
@@ -38,22 +41,23 @@ def serving(mountpoint: Path) -> list[int]:
     return found
 
 
-def resident_bytes(mountpoint: Path) -> int:
-    """Return the proportional resident memory of the processes that serve the mount; 0 if none does."""
+def resident_bytes(pids: Sequence[int]) -> int:
+    """Return the resident memory of some processes, what they share counted once."""
     total = 0
-    for pid in serving(mountpoint):
+    for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) * 1024
     return total
 
 
-def cpu_seconds(mountpoint: Path) -> float:
-    """Return the time that the threads which serve the mount have run, to the nanosecond."""
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Return the time that the threads of some processes have run, to the nanosecond; those that ended do not count."""
     total_ns = 0
-    for pid in serving(mountpoint):
-        for thread in os.scandir(f"/proc/{pid}/task"):
-            total_ns += int(Path(thread.path, "schedstat").read_text().split()[0])
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for thread in os.scandir(f"/proc/{pid}/task"):
+                total_ns += int(Path(thread.path, "schedstat").read_text().split()[0])
     return total_ns / 1e9
 
 

@@ -194,14 +194,15 @@ def one_mount(question: Question, size: int, contender: Contender, stack: Stack)
     """Go through the phases in one mount, without an upper: nothing is written."""
     root = contender.mount(stack, (), read_only=True)
     try:
-        before = daemons.resident_bytes(stack.mountpoint)
+        helpers = daemons.serving(stack.mountpoint)
+        before = daemons.resident_bytes(helpers)
         seen = 0
         for phase, work in question.phases(size).items():
-            elapsed_ns, operations = in_child(work, root, 1.0)
-            yield label(question, size, phase), Sample(elapsed_ns, operations, 0.0)
-            seen = max(seen, operations)
-        if contender.name != BARE and daemons.serving(stack.mountpoint):
-            grown = daemons.resident_bytes(stack.mountpoint) - before
+            sample = in_child(work, root, Job(helpers=helpers))
+            yield label(question, size, phase), sample
+            seen = max(seen, sample.operations)
+        if helpers:
+            grown = daemons.resident_bytes(helpers) - before
             yield label(question, size, MEMORY), Sample(grown, seen, 0.0)
     finally:
         contender.unmount(stack)
@@ -232,7 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     pin(options.pin)
     contenders, missing = chosen_contenders(options.only)
     contenders = [contender for contender in contenders if contender.name != BARE]
-    results = Results({**machine(), "base": options.base, "rounds": options.rounds}, missing=missing)
+    results = Results(
+        {**machine(), "base": options.base, "rounds": options.rounds}, missing=missing, by_cpu=options.cpu
+    )
     with base(options.base) as place, stoppable():
         for question in QUESTIONS:
             if not options.rows or question.name in options.rows.split(","):

@@ -261,7 +261,7 @@ def cells(results: Results, row: str, contender: str) -> list[str]:
     took = results.time(row, contender)
     if took is None:
         return ["-", "-"]
-    used = sorted(sample.daemon_s for sample in results.samples[row][contender].values())
+    used = sorted(sample.cpu_s for sample in results.samples[row][contender].values())
     return [duration(took.median), duration(used[len(used) // 2] * 1e9)]
 
 

@@ -60,12 +60,13 @@ def measured(row: Row, contender: Contender, base: Path, scale: float = 1.0) -> 
     try:
         row.layers(stack)
         settled(base)
-        start = time.perf_counter_ns()
+        used, start = Job().cpu_seconds(), time.perf_counter_ns()
         try:
             root = contender.mount(stack, row.options, read_only=row.read_only)
             mounted_ns = time.perf_counter_ns() - start
             if row.work is None:
-                return Sample(mounted_ns, 1, 0.0)
+                mounting = Job(helpers=daemons.serving(stack.mountpoint))
+                return Sample(mounted_ns, 1, mounting.cpu_seconds() - used)
             return in_mount(row, stack, root)
         finally:
             contender.unmount(stack)
@@ -76,16 +77,14 @@ def measured(row: Row, contender: Contender, base: Path, scale: float = 1.0) -> 
 
 
 def in_mount(row: Row, stack: Stack, root: Path) -> Sample:
-    """Warm up and work in a child; add what the contender's own processes spent meanwhile."""
-    before = daemons.cpu_seconds(stack.mountpoint)
+    """Warm up and work in a child."""
 
     def work(job: Job) -> None:
         row.warm(job)
         assert row.work is not None
         row.work(job)
 
-    elapsed_ns, operations = in_child(work, root, stack.scale)
-    return Sample(elapsed_ns, operations, daemons.cpu_seconds(stack.mountpoint) - before)
+    return in_child(work, root, Job(stack.scale, daemons.serving(stack.mountpoint)))
 
 
 def settled(base: Path) -> None:
@@ -93,13 +92,13 @@ def settled(base: Path) -> None:
     subprocess.run(["sync", "-f", str(base)], check=True)
 
 
-def in_child(work: Callable[[Job], None], root: Path, scale: float) -> tuple[int, int]:
-    """Run *work* with *root* as current directory in a child; return nanoseconds and operations."""
+def in_child(work: Callable[[Job], None], root: Path, job: Job) -> Sample:
+    """Run *work* on *job* in a child, with *root* as its current directory."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        answer_and_exit(work, root, Job(scale), writer)
+        answer_and_exit(work, root, job, writer)
     os.close(writer)
     try:
         answer = json.loads(answer_within(reader, WORK_TIMEOUT_S) or '{"failed": "no answer in time"}')
@@ -110,7 +109,7 @@ def in_child(work: Callable[[Job], None], root: Path, scale: float) -> tuple[int
         os.waitpid(child, 0)
     if "failed" in answer:
         raise Failed(answer["failed"])
-    return answer["elapsed_ns"], answer["operations"]
+    return Sample(**answer)
 
 
 def answer_and_exit(work: Callable[[Job], None], root: Path, job: Job, writer: int) -> None:
@@ -118,7 +117,7 @@ def answer_and_exit(work: Callable[[Job], None], root: Path, job: Job, writer: i
     try:
         os.chdir(root)
         work(job)
-        answer: dict[str, object] = {"elapsed_ns": job.elapsed_ns, "operations": job.operations}
+        answer: dict[str, object] = Sample(job.elapsed_ns, job.operations, job.cpu_s)._asdict()
     except BaseException as error:  # noqa: BLE001 - nothing may escape into the parent's copy of the stack
         answer = {"failed": f"{type(error).__name__}: {error}"}
     os.write(writer, json.dumps(answer).encode())

@@ -24,8 +24,8 @@ class Sample(NamedTuple):
 
     elapsed_ns: int
     operations: int
-    daemon_s: float
-    """CPU time of the processes that serve the mount."""
+    cpu_s: float
+    """CPU time of all that took part, the processes that serve the mount included."""
 
 
 class Spread(NamedTuple):
@@ -83,6 +83,8 @@ class Results:
     samples: dict[str, dict[str, dict[int, Sample]]] = field(default_factory=dict)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    by_cpu: bool = False
+    """Figures are CPU times; else elapsed ones."""
 
     def add(self, row: str, contender: str, number: int, sample: Sample) -> None:
         self.samples.setdefault(row, {}).setdefault(contender, {})[number] = sample
@@ -92,18 +94,21 @@ class Results:
 
     def time(self, row: str, contender: str) -> Spread | None:
         """Return nanoseconds for one run of the row's work."""
-        return spread(sample.elapsed_ns for sample in self.samples.get(row, {}).get(contender, {}).values())
+        return spread(map(self.figure, self.samples.get(row, {}).get(contender, {}).values()))
+
+    def figure(self, sample: Sample) -> float:
+        return sample.cpu_s * 1e9 if self.by_cpu else sample.elapsed_ns
 
     def each(self, row: str, contender: str) -> Spread | None:
         """Return nanoseconds for one operation of the row's work."""
         taken = self.samples.get(row, {}).get(contender, {}).values()
-        return spread(sample.elapsed_ns / sample.operations for sample in taken)
+        return spread(self.figure(sample) / sample.operations for sample in taken)
 
     def ratio(self, row: str, contender: str, to: str, to_row: str | None = None) -> Spread | None:
         """Return how many times as long as *to* it took: the spread of the ratios taken within each round."""
         ours = self.samples.get(row, {}).get(contender, {})
         theirs = self.samples.get(to_row or row, {}).get(to, {})
-        return spread(ours[number].elapsed_ns / theirs[number].elapsed_ns for number in ours.keys() & theirs.keys())
+        return spread(self.figure(ours[turn]) / self.figure(theirs[turn]) for turn in ours.keys() & theirs.keys())
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,16 @@ lists of names, buffers and the like are made before.
 from __future__ import annotations
 
 import gc
+import resource
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from benchmarks import daemons
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from benchmarks.stacks import Stack
 
@@ -33,7 +36,11 @@ class Job:
     scale: float = 1.0
     """Share of the full size: tests run every row at a hundredth."""
 
+    helpers: Sequence[int] = ()
+    """The processes that serve the mount: their CPU time counts too."""
+
     elapsed_ns: int = field(default=0, init=False)
+    cpu_s: float = field(default=0.0, init=False)
     operations: int = field(default=0, init=False)
 
     def count(self, full: int) -> int:
@@ -44,11 +51,18 @@ class Job:
     def timed(self, operations: int = 1) -> Iterator[None]:
         """Time the block, which does *operations* like things; several blocks add up."""
         gc.disable()
+        used = self.cpu_seconds()
         start = time.perf_counter_ns()
         yield
         self.elapsed_ns += time.perf_counter_ns() - start
+        self.cpu_s += self.cpu_seconds() - used
         self.operations += operations
         gc.enable()
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all that take part: this process, its children that ended, and the helpers."""
+        own = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(usage.ru_utime + usage.ru_stime for usage in own) + daemons.cpu_seconds(self.helpers)
 
 
 def no_warming(_job: Job) -> None:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Stack", "image", "make_files", "make_tree", "nothing"]
 
 FILES_PER_DIRECTORY = 10
-SIZES = (0, 200, 1_000, 3_000, 4_096, 9_000, 20_000, 65_000)
-"""Bytes; drawn with the weights below: the median is that of a Debian root, near 2 KB."""
+SIZES = (0, 200, 1_000, 3_000, 4_096, 9_000, 20_000, 65_000, 200_000, 700_000)
+"""Bytes; drawn with the weights below: as in a Debian root, half of the files are below 3 KB, and the mean is 20 KB."""
 
-WEIGHTS = (5, 20, 25, 20, 12, 10, 6, 2)
+WEIGHTS = (5, 20, 25, 18, 12, 8, 5, 3, 3, 1)
 
 
 @dataclass(slots=True)

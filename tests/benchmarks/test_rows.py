@@ -92,9 +92,10 @@ def test_the_work_does_what_the_row_says(row: Row, tmp_path: Path) -> None:
         assert row.work is not None
         row.work(job)
 
-    elapsed_ns, operations = in_child(work, root, SCALE)
-    assert elapsed_ns > 0
-    assert operations > 0
+    sample = in_child(work, root, Job(SCALE))
+    assert sample.elapsed_ns > 0
+    assert sample.operations > 0
+    assert sample.cpu_s > 0
     assert AFTER.get(row.name, keeps_everything)(root)
 
 
