@@ -44,6 +44,8 @@ KEPT_FILES: Final = 4096
 class FrozenRequests(Requests):
     """The handlers of a mount that nobody can write to."""
 
+    copies_up = False
+
     def __init__(self, union: "Union", modes: "Cached", options: "MountOptions", features: Feature) -> None:
         super().__init__(union, modes, options, features)
         self._files = _Kept(KEPT_FILES, lambda nodeid: union.open(nodeid, os.O_RDONLY), union.release)

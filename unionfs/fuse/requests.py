@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from unionfs.core.jobs import Job
+from unionfs.core.nodes import File, Node
 from unionfs.core.request import Caller, Changes
 from unionfs.fuse import fsioctl, wire
 from unionfs.fuse.listing import Listings
@@ -67,6 +68,9 @@ _NO_ENTRY: Final = bytes(wire.ENTRY.size)
 
 class Requests:
     """The handlers of one mount, by opcode, over one union."""
+
+    copies_up = True
+    """False where no file ever changes its layer."""
 
     def __init__(self, union: "Union", modes: "Modes", options: "MountOptions", features: Feature) -> None:
         self._union = union
@@ -336,15 +340,17 @@ class Requests:
 
     def _entry(self, found: "Entry") -> bytes:
         node, st = found
-        return wire.entry(node.nodeid, node.ino, st, self._entry_valid, self._valid(node.nodeid, st))
+        return wire.entry(node.nodeid, node.ino, st, self._entry_valid, self._valid(node, st))
 
     def _attributes(self, found: "Entry") -> bytes:
         node, st = found
-        return wire.attributes(node.ino, st, self._valid(node.nodeid, st))
+        return wire.attributes(node.ino, st, self._valid(node, st))
 
-    def _valid(self, nodeid: int, st: os.stat_result) -> int:
+    def _valid(self, node: Node, st: os.stat_result) -> int:
         """Return the seconds for which the kernel need not ask again: none while it would miss a change."""
-        modes = self._modes
+        modes, nodeid = self._modes, node.nodeid
+        if st.st_nlink > 1 and self.copies_up and isinstance(node, File) and not node.is_upper:
+            return 0  # an open for writing may change number and links, and its reply cannot say so
         if nodeid in modes.changing or (st.st_mode & _SET_ID and nodeid in modes.lent):
             return 0
         return self._attr_valid
