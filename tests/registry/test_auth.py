@@ -187,6 +187,11 @@ def test_what_the_helper_has_not_may_be_in_the_file(helped: DockerConfig) -> Non
     assert helped.get("unknown.example") == Credential("me", "pw")
 
 
+def test_what_the_helper_has_comes_before_the_file(helped: DockerConfig) -> None:
+    helped.content["auths"] = {"vault.example": auth("stale:pw")}
+    assert helped.get("vault.example") == Credential("me", "pw")
+
+
 @pytest.mark.parametrize(("host", "why"), [("odd.example", "not what it should be"), ("locked.example", "locked")])
 def test_a_helper_that_fails_is_no_anonymous_request(helped: DockerConfig, host: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):

@@ -71,6 +71,9 @@ def test_pull_as_json_and_quietly(server: Hostile, images: Images, capsys: pytes
     (value,) = json.loads(capsys.readouterr().out)
     assert {layer["outcome"] for layer in value["layers"]} == {"fetched"}
     assert (value["name"], value["id"]) == (name, str(images.find(name).id))
+    assert main(["pull", "--json", name]) == 0
+    (value,) = json.loads(capsys.readouterr().out)
+    assert {layer["outcome"] for layer in value["layers"]} == {"already here"}
     assert main(["pull", "-q", name]) == 0
     assert capsys.readouterr() == (f"{name}\n", "")
 

@@ -5,12 +5,14 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from tests.registry.conftest import Lab
 from tests.registry.hostile import Hostile, Reply, Request, Trick, once
-from tests.registry.images import Made
+from tests.registry.images import Made, index_of, layer_of, make_image
 from unionfs.errors import ImageError, RegistryError, UnionFSError
 from unionfs.oci.digest import CHUNK, Digest, DigestMismatch
+from unionfs.oci.platforms import host_platform, parse_platform
 from unionfs.oci.reference import Reference
 from unionfs.oci.registry import client, download, failures, transport
 from unionfs.oci.registry.credentials import Credential
@@ -288,6 +290,18 @@ async def test_a_challenge_of_another_host_is_not_answered(guarded: Hostile, nam
     assert ["authorization" in each.headers for each in elsewhere.requests] == [False]
 
 
+async def test_a_realm_of_another_host_is_not_sent_the_password(
+    guarded: Hostile, name: str, lab: Lab, big: Digest
+) -> None:
+    with Hostile(lab.store).running() as elsewhere:
+        realm = f'Bearer realm="http://{elsewhere.host}/token"'
+        elsewhere.tricks.append(always(Reply.status_only(401, WWW_Authenticate=realm)))
+        guarded.tricks.append(at(big, always(Reply.status_only(307, Location=f"http://{elsewhere.host}/x"))))
+        with pytest.raises(Refused, match="401"):
+            await lab.pull(name)
+    assert [each.path for each in elsewhere.requests] == ["/x"]
+
+
 @pytest.mark.parametrize("realm", ["http://auth.example/token", "file:///etc/passwd", "//x", "http://["])
 async def test_a_password_does_not_go_to_a_realm_without_tls(hostile: Hostile, name: str, lab: Lab, realm: str) -> None:
     lab.docker.store(hostile.host, Credential("me", "secret"))
@@ -372,6 +386,26 @@ async def test_a_blob_that_dribbles_is_given_up(
     with pytest.raises(NotNow, match="less than"):
         await lab.pull(name)
     over.set()
+
+
+async def test_a_manifest_of_another_size_than_its_index_says_is_refused(
+    hostile: Hostile, lab: Lab, made: Made
+) -> None:
+    larger = Made(replace(made.descriptor, size=made.descriptor.size + 1), made.manifest)
+    index = index_of(lab.store, {host_platform(): larger})
+    with pytest.raises(SizeMismatch):
+        await lab.pull(f"{hostile.host}/app@{index.digest}")
+
+
+async def test_an_image_of_another_platform_is_told_and_refused_if_another_was_asked_for(
+    hostile: Hostile, lab: Lab
+) -> None:
+    other = make_image(lab.store, layer_of({"a": b"1"}), platform=parse_platform("linux/s390x"))
+    name = f"{hostile.host}/app@{other.descriptor.digest}"
+    with pytest.raises(ImageError, match="is for linux/s390x, not for linux/arm64"):
+        await lab.pull(name, platform=parse_platform("linux/arm64"))
+    await lab.pull(name)
+    assert [text for text in lab.heard.warnings if "is for linux/s390x" in text]
 
 
 async def test_a_tag_that_means_no_digest_is_an_error(hostile: Hostile, name: str, lab: Lab) -> None:
