@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,6 +83,8 @@ def _candidates() -> Iterator[Path]:
         yield Path("/run/unionfs")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime, "unionfs")
+    import tempfile  # noqa: PLC0415 - nobody gets this far who has one of those before
+
     yield Path(tempfile.gettempdir(), f"unionfs-{os.geteuid()}")
 
 
