@@ -57,6 +57,16 @@ def test_a_process_that_ended_is_not_alive() -> None:
     assert started(process.pid) is None
 
 
+def test_a_daemon_that_ends_removes_what_killed_ones_left(directory: Path) -> None:
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    for name in (f"{os.getpid()}.json", f"{os.getpid()}.stats", f"{killed.pid}.json", f"{killed.pid}.new", "1.json"):
+        (directory / name).touch()
+    (directory / "other").touch()
+    state.remove(directory, os.getpid())
+    assert sorted(path.name for path in directory.iterdir()) == ["1.json", "other"]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', json.dumps({"pid": "x", "started": [], "odd": 1})])
 def test_what_is_malformed_is_passed_by(directory: Path, text: str) -> None:
     (directory / "1.json").write_text(text)

@@ -180,8 +180,7 @@ class _Served:
 
     def _forget(self) -> None:
         if self._records is not None:
-            for path in self._records.glob(f"{os.getpid()}.*"):
-                path.unlink(missing_ok=True)
+            state.remove(self._records, os.getpid())
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Record", "directories", "own_directory", "read_all", "started", "statistics_file"]
+__all__ = ["Record", "directories", "own_directory", "read_all", "remove", "started", "statistics_file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,15 @@ def replace(path: Path, text: str) -> None:
 def statistics_file(directory: Path, pid: int) -> Path:
     """Return where the daemon writes its counts each time it gets SIGUSR1."""
     return directory / f"{pid}.stats"
+
+
+def remove(directory: Path, pid: int) -> None:
+    """Remove what a daemon left in *directory*, and what others left whose processes are gone: they were killed."""
+    for path in directory.iterdir():
+        owner = path.name.partition(".")[0]
+        if owner.isdigit() and (int(owner) == pid or started(int(owner)) is None):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def own_directory() -> Path | None:
