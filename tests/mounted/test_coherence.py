@@ -1,0 +1,89 @@
+"""Whoever had a lower file before its first change sees the change.
+
+A mapping does not under the kernel's overlayfs: it is of the lower file, for ever. The test shows that the
+kernel fails and the union passes. Watches and descriptors, which old kernels failed too, are right under both.
+"""
+
+import ctypes
+import mmap
+import os
+import select
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import Stack
+from unionfs.linux import mount
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+IN_MODIFY = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def kernel(stack: Stack) -> Iterator[Path]:
+    """The kernel's overlayfs over the same lower layers, with directories of its own."""
+    for name in ("upper", "work", "merged"):
+        (stack.directory / "kernel" / name).mkdir(parents=True)
+    base = stack.directory / "kernel"
+    options = f"lowerdir={stack.top}:{stack.base},upperdir={base}/upper,workdir={base}/work"
+    mount.mount("overlay", str(base / "merged"), "overlay", 0, options)
+    try:
+        yield base / "merged"
+    finally:
+        mount.umount(str(base / "merged"), mount.MNT_DETACH)
+        shutil.rmtree(base)
+
+
+def change(path: Path) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.write(b"NEW")
+
+
+def sees_in_a_mapping(path: Path) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as view:
+        assert view[:4] == b"base"
+        change(path)
+        return view[:3] == b"NEW"
+
+
+def hears_by_a_watch(path: Path) -> bool:
+    fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        assert _libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) >= 0
+        change(path)
+        if not select.select([fd], [], [], 1)[0]:
+            return False
+        _, mask = struct.unpack_from("iI", os.read(fd, 4096))
+        return bool(mask & IN_MODIFY)
+    finally:
+        os.close(fd)
+
+
+def reads_by_an_old_descriptor(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert os.pread(fd, 4, 0) == b"base"
+        change(path)
+        return os.pread(fd, 3, 0) == b"NEW"
+    finally:
+        os.close(fd)
+
+
+def test_a_mapping_shows_a_first_change_that_the_kernel_hides(stack: Stack) -> None:
+    stack.mount()
+    assert sees_in_a_mapping(stack / "base")
+    with kernel(stack) as merged:
+        assert not sees_in_a_mapping(merged / "base")
+
+
+@pytest.mark.parametrize("sees", [hears_by_a_watch, reads_by_an_old_descriptor])
+def test_watches_and_descriptors_from_before_the_first_change_go_on(stack: Stack, sees: Callable[[Path], bool]) -> None:
+    stack.mount()
+    assert sees(stack / "base")
+    assert (stack.base / "base").read_text() == "base\n"
