@@ -56,8 +56,10 @@ class PlainUnion:
         self.next = 2
         self.slow: list[Job] = []
         """Jobs that the next opens for writing must wait for, first one first."""
-        self.on_copy_up = None
         self.writable_layer = True
+
+    def on_renumbering(self, call: object) -> None:
+        """Numbers never change here."""
 
     def close(self) -> None:
         for node in self.nodes.values():

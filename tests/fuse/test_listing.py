@@ -138,3 +138,20 @@ def test_a_directory_is_synced(stack: Stack) -> None:
     os.fsync(fd)
     os.close(fd)
     assert (stack.upper / "directory" / "new").exists()
+
+
+@pytest.mark.fuse
+def test_a_listing_shows_the_number_of_a_link_that_a_copy_up_broke(stack: Stack) -> None:
+    (stack.base / "directory" / "one").write_text("content")
+    (stack.base / "directory" / "two").hardlink_to(stack.base / "directory" / "one")
+    directory = stack / "directory"
+
+    def listed() -> dict[str, int]:
+        with os.scandir(directory) as entries:
+            return {entry.name: entry.inode() for entry in entries}
+
+    for _ in range(2):  # the second time from the kernel's cache
+        assert listed()["one"] == listed()["two"] == (directory / "two").stat().st_ino
+    (directory / "two").chmod(0o600)
+    assert listed()["two"] == (directory / "two").stat().st_ino
+    assert listed()["one"] == (directory / "one").stat().st_ino

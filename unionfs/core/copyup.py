@@ -215,6 +215,8 @@ def publish(state: State, upper: Upper, copy: Copy, node: File) -> None:
     node.place, node.real = above, node.name
     if copy.origin is None and copy.st.st_nlink > 1:  # a file of its own now: its old number is the others'
         node.ino = inos.number(above.layer.fsid, above.lstat(node.name).st_ino)
+        if state.on_renumbering is not None:
+            state.on_renumbering(node)
 
 
 def link_names(state: State, node: File) -> None:

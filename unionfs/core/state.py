@@ -48,6 +48,7 @@ class State:
     """Copy-ups under way."""
     counters: Counters = field(default_factory=Counters)
     on_copy_up: "Callable[[File], None] | None" = None
+    on_renumbering: "Callable[[File], None] | None" = None
 
     def writable(self) -> "Upper":
         """Return the upper layer.

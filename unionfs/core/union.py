@@ -61,6 +61,10 @@ class Union:
         """Have *call* told of each file just before its open handles move to the upper layer."""
         self._state.on_copy_up = call
 
+    def on_renumbering(self, call: Callable[[File], None]) -> None:
+        """Have *call* told of each file that has just got another number: a listing may still show the old one."""
+        self._state.on_renumbering = call
+
     # names
 
     def lookup(self, parent: int, name: bytes) -> Entry:

@@ -101,6 +101,10 @@ class Cached:
         """Have the kernel ask again for the attributes of *nodeid*."""
         self._notify(wire.notification(Notify.INVAL_INODE, wire.INVAL_INODE.pack(nodeid, -1, 0)))
 
+    def drop_listing(self, nodeid: int) -> None:
+        """Have the kernel list the directory *nodeid* anew."""
+        self._notify(wire.notification(Notify.INVAL_INODE, wire.INVAL_INODE.pack(nodeid, 0, 0)))
+
     def store(self, nodeid: int, file: "OpenFile") -> None:
         """Fill the page cache with a small lower file, the first time it is opened."""
         if file.writable_layer or nodeid in self._stored:

@@ -84,6 +84,7 @@ class Requests:
         self._plain: set[int] = set()
         """Nodes that were found to have no extended attribute at all."""
         self._listings = Listings(union)
+        union.on_renumbering(lambda node: modes.drop_listing(node.parent.nodeid))
         self._data = memoryview(bytearray(1 << 20))
         self.table: dict[int, Handler] = {int(Opcode[name.upper()]): getattr(self, name) for name in _HANDLED}
 
