@@ -16,9 +16,10 @@ Dangers, and what is done about them:
 
 * Starvation. SCHED_IDLE has a hundredth of the normal weight, and next to programs that compute in the same
   session (autogroup) or cgroup we would wait 50 to 200 ms for each request. The daemon has a session of its own,
-  where that cannot happen; elsewhere a guard reads how long we were kept from running, every EIGHT requests,
-  and if that was too long three times running (once happens to anybody: a forget queued behind a client that
-  computes), we are an ordinary thread again, for longer each time.
+  where that cannot happen; elsewhere a guard reads how long we were kept from running: soon after we began to
+  follow, then every EIGHT requests. If that was hopelessly long once, or too long three times running, we are an
+  ordinary thread again, for longer each time. What we wait before a request that nobody waits for (a RELEASE
+  or FORGET, queued behind a client that computes) does not count.
 * Parallel clients, which want two CPUs. Many changes of client among THIRTY_TWO requests end the following,
   few begin it again.
 * No way back: only CAP_SYS_NICE or RLIMIT_NICE lead out of SCHED_IDLE, so without them it is never entered.
@@ -43,8 +44,9 @@ _PARALLEL: Final = 8
 _SINGLE: Final = 2
 """Not more than this: one works, or they take turns slowly."""
 _DELAY_NS: Final = 1_000_000
-"""Time runnable but not running, within EIGHT requests, that is too long: following gains about half of it, and a
-part of it is harmless (a RELEASE that waits for a client who computes keeps nobody waiting)."""
+"""Time runnable but not running, within EIGHT requests, that is too long: following gains about half of it."""
+_HOPELESS_NS: Final = 10_000_000
+"""Between two looks, once: nothing but starvation takes as long."""
 _STRIKES: Final = 3
 _FIRST_SAMPLE: Final = 4
 _LAST_SAMPLE: Final = 128
@@ -73,6 +75,9 @@ class Follower:
         self._sample_at = 0
         self._interval = _FIRST_SAMPLE
         self._changes = 0
+        self._window_ends = _THIRTY_TWO
+        self._look_at = 0
+        self._until_look = 1
         self._strikes = 0
         self._rest = 0
         """Windows left before following is tried again."""
@@ -88,8 +93,10 @@ class Follower:
         return privileged or resource.getrlimit(resource.RLIMIT_NICE)[0] >= _NICE_0
 
     def saw(self, thread: int) -> None:
-        """Note a request of *thread*, and go where it is. 0, a request that nobody waits for, is ignored."""
+        """Note a request of *thread*, and go where it is; 0 is a request that nobody waits for."""
         if not thread:
+            if self._following:
+                self._delay_ns = self._read_delay()
             return
         self._requests += 1
         if thread != self._thread:
@@ -99,7 +106,7 @@ class Follower:
             self._sample_at = 0
         if self._following and self._requests >= self._sample_at:
             self._sample()
-        if not self._requests % _EIGHT:
+        if self._requests >= self._look_at:
             self._review()
 
     def leave(self) -> None:
@@ -117,10 +124,13 @@ class Follower:
 
     def _review(self) -> None:
         """Look whether following does harm; at the end of a window also whether it would do good."""
+        self._look_at = self._requests + self._until_look
+        self._until_look = min(self._until_look * 2, _EIGHT)
         if self._following:
             self._guard()
-        if self._requests % _THIRTY_TWO:
+        if self._requests < self._window_ends:
             return
+        self._window_ends = self._requests + _THIRTY_TWO
         changes, self._changes = self._changes, 0
         if self._following:
             if changes > _PARALLEL:
@@ -132,8 +142,9 @@ class Follower:
 
     def _guard(self) -> None:
         before, self._delay_ns = self._delay_ns, self._read_delay()
-        self._strikes = self._strikes + 1 if self._delay_ns - before > _DELAY_NS else 0
-        if self._strikes >= _STRIKES:
+        delay = self._delay_ns - before
+        self._strikes = self._strikes + 1 if delay > _DELAY_NS else 0
+        if self._strikes >= _STRIKES or delay > _HOPELESS_NS:
             self._stop()
             self._rest = self._next_rest
             self._next_rest = min(self._next_rest * 2, _LONGEST_REST)
@@ -141,6 +152,8 @@ class Follower:
     def _start(self) -> None:
         self._following = True
         self._strikes = 0
+        self._until_look = 1
+        self._look_at = self._requests + 1
         self._delay_ns = self._read_delay()
         self._sample_at = 0
         os.sched_setscheduler(0, os.SCHED_IDLE, _NORMAL)

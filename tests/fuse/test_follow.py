@@ -1,0 +1,185 @@
+"""When the serving thread follows, and when it stops; then for real, next to programs that only compute."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import Stack
+from unionfs.fuse import follow
+from unionfs.fuse.follow import Follower, cpu_of
+
+CLIENT, OTHER = 1001, 1002
+WINDOW = 32
+
+
+class Machine:
+    """The scheduler's side: where clients are, how long we waited, and what was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cpus = {CLIENT: 1, OTHER: 0}
+        self.delay_ns = 0
+        self.policy = os.SCHED_OTHER
+        self.affinity = {0, 1}
+        self.looks = 0
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+        monkeypatch.setattr(os, "sched_setaffinity", lambda _pid, cpus: setattr(self, "affinity", set(cpus)))
+        monkeypatch.setattr(os, "sched_setscheduler", lambda _pid, policy, _: setattr(self, "policy", policy))
+        monkeypatch.setattr(follow, "cpu_of", self._cpu_of)
+        monkeypatch.setattr(Follower, "_read_delay", lambda _self: self.delay_ns)
+
+    def _cpu_of(self, thread: int) -> int:
+        self.looks += 1
+        return self.cpus[thread]
+
+    def follows(self) -> bool:
+        return self.policy == os.SCHED_IDLE
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+@pytest.fixture
+def follower(machine: Machine) -> Iterator[Follower]:
+    follower = Follower()
+    yield follower
+    follower.close()
+
+
+def send(follower: Follower, count: int, *clients: int) -> None:
+    for number in range(count):
+        follower.saw(clients[number % len(clients)])
+
+
+def test_it_goes_where_the_client_is_at_the_first_request(machine: Machine, follower: Follower) -> None:
+    send(follower, 1, CLIENT)
+    assert (machine.follows(), machine.affinity) == (True, {1})
+
+
+def test_it_notices_that_the_client_moved_and_looks_ever_less_often(machine: Machine, follower: Follower) -> None:
+    send(follower, 1000, CLIENT)
+    assert machine.looks < 20
+    machine.cpus[CLIENT] = 0
+    send(follower, 128, CLIENT)
+    assert machine.affinity == {0}
+
+
+def test_a_request_that_nobody_waits_for_counts_for_nothing(machine: Machine, follower: Follower) -> None:
+    send(follower, 10 * WINDOW, CLIENT, 0)
+    assert (machine.follows(), machine.affinity) == (True, {1})
+
+
+def test_a_client_on_a_cpu_that_is_not_ours_is_not_followed(machine: Machine, follower: Follower) -> None:
+    machine.cpus[CLIENT] = 7
+    send(follower, WINDOW, CLIENT)
+    assert machine.affinity == {0, 1}
+
+
+def test_parallel_clients_end_it_and_a_single_one_begins_it_again(machine: Machine, follower: Follower) -> None:
+    send(follower, 2 * WINDOW, CLIENT, OTHER)
+    assert (machine.follows(), machine.affinity) == (False, {0, 1})
+    send(follower, 2 * WINDOW, CLIENT)
+    assert (machine.follows(), machine.affinity) == (True, {1})
+
+
+LONG_NS, HOPELESS_NS = 2_000_000, 50_000_000
+
+
+def wait_for_the_cpu(machine: Machine, follower: Follower, looks: int, delay_ns: int) -> None:
+    for _ in range(looks):
+        machine.delay_ns += delay_ns
+        send(follower, 8, CLIENT)
+
+
+def test_one_long_wait_is_nothing_and_three_in_a_row_are_enough(machine: Machine, follower: Follower) -> None:
+    send(follower, WINDOW, CLIENT)
+    wait_for_the_cpu(machine, follower, 2, LONG_NS)
+    send(follower, 8, CLIENT)
+    wait_for_the_cpu(machine, follower, 2, LONG_NS)
+    assert machine.follows()
+    wait_for_the_cpu(machine, follower, 1, LONG_NS)
+    assert (machine.follows(), machine.affinity) == (False, {0, 1})
+
+
+def test_a_hopeless_wait_ends_it_at_once(machine: Machine, follower: Follower) -> None:
+    machine.delay_ns += HOPELESS_NS
+    send(follower, 2, CLIENT)
+    assert (machine.follows(), machine.affinity) == (False, {0, 1})
+
+
+def test_a_wait_before_what_nobody_waits_for_is_none(machine: Machine, follower: Follower) -> None:
+    for _ in range(WINDOW):
+        machine.delay_ns += HOPELESS_NS
+        send(follower, 2, 0, CLIENT)
+    assert machine.follows()
+
+
+def test_it_rests_longer_each_time(machine: Machine, follower: Follower) -> None:
+    rests = []
+    for _ in range(8):
+        wait_for_the_cpu(machine, follower, 1, HOPELESS_NS)
+        assert not machine.follows()
+        rest = 0
+        while not machine.follows():
+            send(follower, WINDOW, CLIENT)
+            rest += 1
+        rests.append(rest)
+    assert rests[-1] > 8 * rests[0]
+    assert abs(rests[-1] - rests[-2]) <= 1  # no longer than this
+
+
+def test_the_cpu_of_a_thread() -> None:
+    assert cpu_of(threading.get_native_id()) in range(os.cpu_count() or 1)
+    assert cpu_of(1 << 22) == -1
+
+
+FILES = 400
+STATS = """
+import os, sys, time
+names = [os.path.join(sys.argv[1], str(number)) for number in range(int(sys.argv[2]))]
+start = time.perf_counter()
+for name in names:
+    os.lstat(name)
+print(time.perf_counter() - start)
+"""
+
+
+def stat_all(stack: Stack, *, follow: bool) -> float:
+    """Look FILES names up next to two hogs a CPU, all in one session with the daemon; return how long it took."""
+    words = ["mount", "-f", *stack.arguments, *([] if follow else ["-o", "follow=off"]), stack.merged]
+    daemon = subprocess.Popen(stack.command(*words), stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        deadline = time.monotonic() + 60
+        while not (stack / "directory" / "0").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        done = subprocess.run(
+            [sys.executable, "-c", STATS, stack / "directory", str(FILES)], check=True, capture_output=True, text=True
+        )
+        return float(done.stdout)
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+        daemon.terminate()
+        daemon.wait(20)
+
+
+@pytest.mark.fuse
+@pytest.mark.root
+@pytest.mark.slow
+def test_hogs_in_the_same_session_do_not_starve_the_mount(tmp_path: Path) -> None:
+    """Without the guard each request waits 50 to 200 ms, which is 30 times what it takes without following."""
+    stack = Stack(tmp_path, engine="direct")
+    for number in range(FILES):
+        (stack.base / "directory" / str(number)).touch()
+    without = stat_all(stack, follow=False)
+    assert stat_all(stack, follow=True) < 10 * without
