@@ -114,6 +114,7 @@ demo: setup  ## see it work: three real layers, mounted, entered, changed, expla
 
 bench: setup-test  ## the union beside the kernel and its peers: a table, and samples in benchmarks/results (as root)
 	$(AS_ROOT) $(BIN)/python -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(AS_ROOT) $(BIN)/python -m benchmarks.images)
 
 # A virtual environment of its own: the distribution's Python packages are not touched, and uninstalling is removing.
 LIBDIR := $(PREFIX)/lib/unionfs
