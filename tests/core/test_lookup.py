@@ -144,6 +144,13 @@ def test_rule_5_an_invalid_redirect_is_refused(memory: Memory, bad: bytes) -> No
         layers_of(memory, "d", *stack)
 
 
+def test_the_lowest_layer_is_not_asked_for_marks_because_nothing_is_below_it(memory: Memory) -> None:
+    lowest: Literal = {"d": directory({}, redirect=b"../x")}
+    assert layers_of(memory, "d", {}, lowest) == [LOWER]
+    with pytest.raises(BadRedirect):
+        layers_of(memory, "d", {}, lowest, {})
+
+
 def test_rule_5_redirects_are_not_followed_where_the_options_say_so(memory: Memory) -> None:
     stack: tuple[Literal, ...] = ({"new": directory({}, redirect=b"old")}, {"old": {}, "new": {}})
     roots, rules = memory.stack(*stack, follow_redirects=False)

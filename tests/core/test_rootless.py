@@ -132,6 +132,14 @@ def test_numbers_stay_over_copy_up(as_user: AsUser) -> None:
     as_user(body)
 
 
+def test_an_index_is_refused_where_files_cannot_be_opened_by_handle(as_user: AsUser) -> None:
+    def body(home: Path) -> None:
+        with pytest.raises(StackError, match="CAP_DAC_READ_SEARCH"):
+            stacked(home, {}, index=True)
+
+    as_user(body)
+
+
 def test_removal_and_opaque_directories_by_attributes_of_users(as_user: AsUser) -> None:
     def body(home: Path) -> None:
         s = stacked(home, {"f": "x", "d": {"g": "y"}, "m": {"h": ""}})

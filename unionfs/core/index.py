@@ -50,6 +50,10 @@ class Index:
         upper_handle, lower_handle = handles.handle_of(upper.fd()), handles.handle_of(lower.fd())
         if upper_handle is None or lower_handle is None:
             raise StaleLayer("index=on needs filesystems with file handles; mount with index=off")
+        found = handles.open_handle(lower.fd(), lower_handle)
+        if found is None:  # then two names of one file could not be told to be one after a remount
+            raise StaleLayer("index=on needs CAP_DAC_READ_SEARCH; mount as root, or with index=off")
+        os.close(found)
         origin = ondisk.encode_origin(lower_handle, lower.layer.uuid)
         self._verify(upper, self._marks.origin, origin, "upperdir was used over another lower layer")
         own = ondisk.encode_origin(upper_handle, upper.layer.uuid, of_upper=True)
