@@ -190,6 +190,13 @@ def test_rule_6_data_may_be_in_a_layer_that_shows_no_names(memory: Memory) -> No
     assert walk(roots, rules, "x") is None
 
 
+def test_rule_6_a_mark_in_the_lowest_layer_means_nothing(memory: Memory) -> None:
+    for stack in (({"f": metacopy()},), ({"f": metacopy()}, {"f": metacopy()})):
+        found = walk(*memory.stack({}, *stack, metacopy=True), "f")
+        assert found is not None
+        assert found.data is None or found.data[0].layer.index == len(stack)
+
+
 @pytest.mark.parametrize("below", [{}, {"f": {}}, {"f": WHITEOUT}, {"f": Node(stat.S_IFLNK, 1)}])
 def test_rule_6_a_metacopy_file_without_data_is_refused(memory: Memory, below: Tree) -> None:
     with pytest.raises(BadMark):
@@ -211,6 +218,12 @@ def test_a_wh_file_deletes_from_the_layers_below_its_own_only(memory: Memory) ->
     assert layers_of(memory, "a", {".wh.a": "", "a": "new"}, {"a": "x"}) == [UPPER]
     assert layers_of(memory, "a", {".wh.a": "", "a": {}}, {"a": {}}) == [UPPER]
     assert layers_of(memory, "a", {}, {".wh.a": ""}, {"a": "x"}) == []
+
+
+def test_a_wh_file_does_not_delete_what_a_redirect_leads_to(memory: Memory) -> None:
+    for redirect in (b"/x/old", b"/old"):
+        stack: tuple[Literal, ...] = ({".wh.d": "", "d": directory({}, redirect=redirect)}, {"x": {"old": {}}, "old": {}})
+        assert layers_of(memory, "d", *stack) == [UPPER, LOWER]
 
 
 def test_an_origin_is_read_from_upper_files_of_impure_directories_only(memory: Memory) -> None:

@@ -116,8 +116,9 @@ def _merge(places: Sequence[Place], at: int, name: bytes, top: os.stat_result, r
             if hit.opaque:
                 break
             if hit.redirect:
-                queue = _redirected(hit, queue, rules)
+                queue, asked = _redirected(hit, queue, rules), []  # a ``.wh.`` file above meant another name
                 refused = not rules.follow_redirects
+                continue
         asked.append((place, real))
     return Found(top, dirs) if dirs else None
 
@@ -211,8 +212,8 @@ def _find_data(
         if step is None:
             raise BadMark("metacopy: the data are in no layer below")
         place, real, below = step
-        if place.layer in rules.data_layers:
-            return place, real
+        if place.layer in rules.data_layers or (place.layer.index >= rules.bottom and not rules.data_layers):
+            return place, real  # nothing is below, so marks mean nothing
         names = xattr.names(place.target(real))
         marks = place.layer.xattrs
         if marks.metacopy not in names:
