@@ -32,9 +32,9 @@ from tests.oci.archives import (
     symlink,
     unpacked,
 )
-from unionfs.errors import ImageError
+from unionfs.errors import ConfigError, ImageError
 from unionfs.linux.remove import remove
-from unionfs.oci.unpack import Limits
+from unionfs.oci.unpack import LIMIT_VARIABLE, Limits
 
 UP = "../outside/secret"
 
@@ -221,6 +221,13 @@ def test_entries_that_replace_each_other_do_not_cost_more_each_time(outside: Pat
 
 class TestBombs:
     """Archives that ask for more than they are."""
+
+    def test_the_limit_is_the_users(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(LIMIT_VARIABLE, "3M")
+        assert Limits.from_environment() == Limits(size=3 << 20)
+        monkeypatch.setenv(LIMIT_VARIABLE, "much")
+        with pytest.raises(ConfigError, match="much"):
+            Limits.from_environment()
 
     def test_more_bytes_than_allowed(self, outside: Path) -> None:
         archive = archive_of(file("f", bytes(4 << 20)))

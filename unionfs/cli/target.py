@@ -73,7 +73,7 @@ def _view_of_path(path: Path, text: str, platform: str | None) -> View:
     if not path.exists():
         raise NoSuchImage(f"{text}: no such file or directory")
     if path.is_dir() and not (path / "index.json").exists() and not (path / "manifest.json").exists():
-        return View(text, [DirectoryLayer(path)])
+        return View(text, [DirectoryLayer(path)], raw=True)
     found = images_in(path, parse_platform(platform) if platform else None)
     if len(found) != 1:
         names = ", ".join(name.familiar for image in found for name in image.names)

@@ -93,7 +93,6 @@ class Snapshots:
         self.root = root
         self._blobs = blobs
         self._database = database
-        self.limits = Limits()
 
     @classmethod
     def of(cls, images: Images) -> Self:
@@ -188,7 +187,7 @@ class Snapshots:
             form = form_here(fd)
             lower = _Below(self, below) if below else None
             try:
-                made = unpack(file, fd, form, lower=lower, expected=expected, limits=self.limits)
+                made = unpack(file, fd, form, lower=lower, expected=expected, limits=Limits.from_environment())
             except ImageError as error:
                 raise ImageError(f"layer {(expected or blob.digest).short}: {error}") from error
             return made, isinstance(form, UserForm)

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from msgspec.structs import replace
 
-from unionfs.errors import ImageError
+from unionfs.errors import ConfigError, ImageError
 from unionfs.linux import at
 from unionfs.linux.directories import Directories
 from unionfs.linux.remove import remove
@@ -30,7 +30,11 @@ from unionfs.oci.form import Form
 from unionfs.oci.plan import Below, Planner, Step, Verb
 from unionfs.oci.tarstream import TarReader
 
-__all__ = ["Limits", "Lower", "Unpacked", "read_index", "unpack"]
+__all__ = ["LIMIT_VARIABLE", "Limits", "Lower", "Unpacked", "read_index", "unpack"]
+
+
+LIMIT_VARIABLE: Final = "UNIONFS_MAX_LAYER"
+"""Environment: bytes of the largest layer, with a unit of M, G or T."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,24 @@ class Limits:
     """Bytes out for a byte in; real layers stay below 50, gzip cannot exceed 1032."""
     ratio_from: int = 1 << 30
     """Bytes below which the ratio does not count: a small file of zeros is nobody's bomb."""
+
+    @classmethod
+    def from_environment(cls) -> "Limits":
+        """Return the limits, with the size that the user allows.
+
+        Raises:
+            ConfigError: it is no size.
+        """
+        text = os.environ.get(LIMIT_VARIABLE, "")
+        if not text:
+            return cls()
+        number, unit = (text[:-1], text[-1].upper()) if text[-1].isalpha() else (text, "")
+        if not number.isdigit() or unit not in _UNITS:
+            raise ConfigError(f"{LIMIT_VARIABLE}={text}: write a number of bytes, or 200G")
+        return cls(size=int(number) * _UNITS[unit])
+
+
+_UNITS: Final = {"": 1, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class Lower(Below, Protocol):
@@ -93,7 +115,7 @@ class _Pump:
     def _check(self) -> None:
         made, taken, limits = self._source.produced, self._source.consumed, self._limits
         if made > limits.size:
-            raise ImageError(f"the layer is larger than {limits.size >> 20} MiB unpacked; try: --max-size")
+            raise ImageError(f"the layer is larger than {limits.size >> 20} MiB unpacked; try: {LIMIT_VARIABLE}=...G")
         if made > limits.ratio_from and made > limits.ratio * max(1, taken):
             raise ImageError(f"the layer unpacks to {made // max(1, taken)} times its size: a compression bomb")
 
@@ -175,7 +197,8 @@ def _run(reader: TarReader, planner: Planner, apply: Callable[[Step], Entry | No
         planner.plan(member)
         count, size = count + len(planner.steps), size + member.size
         if count > limits.entries or size > limits.size:
-            raise ImageError(f"the layer has more than {limits.entries} entries or {limits.size >> 20} MiB")
+            most = f"{limits.entries} entries, or {limits.size >> 20} MiB"
+            raise ImageError(f"the layer has more than {most}; try: {LIMIT_VARIABLE}=...G")
         _carry_out(planner, apply)
     planner.end()
     _carry_out(planner, apply)
