@@ -123,7 +123,7 @@ def test_a_wait_before_what_nobody_waits_for_is_none(machine: Machine, follower:
 
 def test_it_rests_longer_each_time(machine: Machine, follower: Follower) -> None:
     rests = []
-    for _ in range(8):
+    for _ in range(5):
         wait_for_the_cpu(machine, follower, 1, HOPELESS_NS)
         assert not machine.follows()
         rest = 0
@@ -140,7 +140,7 @@ def test_the_cpu_of_a_thread() -> None:
     assert cpu_of(1 << 22) == -1
 
 
-FILES = 400
+FILES = 2000
 STATS = """
 import os, sys, time
 names = [os.path.join(sys.argv[1], str(number)) for number in range(int(sys.argv[2]))]
@@ -177,9 +177,10 @@ def stat_all(stack: Stack, *, follow: bool) -> float:
 @pytest.mark.root
 @pytest.mark.slow
 def test_hogs_in_the_same_session_do_not_starve_the_mount(tmp_path: Path) -> None:
-    """Without the guard each request waits 50 to 200 ms, which is 30 times what it takes without following."""
+    """Without the guard each request waits 50 to 200 ms, hundreds of times what it takes without following."""
     stack = Stack(tmp_path, engine="direct")
     for number in range(FILES):
         (stack.base / "directory" / str(number)).touch()
     without = stat_all(stack, follow=False)
-    assert stat_all(stack, follow=True) < 10 * without
+    following = stat_all(stack, follow=True)
+    assert following < 20 * without

@@ -51,8 +51,10 @@ _STRIKES: Final = 3
 _FIRST_SAMPLE: Final = 4
 _LAST_SAMPLE: Final = 128
 """Requests between two looks at where the client is: from the first to the last while it stays."""
-_LONGEST_REST: Final = 64
-"""Windows of THIRTY_TWO requests."""
+_FIRST_REST: Final = 16
+_LONGEST_REST: Final = 1024
+"""Windows of THIRTY_TWO requests before following is tried again, four times as many each time: a trial next to
+programs that starve us costs as much as a thousand requests."""
 
 _CAP_SYS_NICE: Final = 23
 _NICE_0: Final = 20
@@ -81,7 +83,7 @@ class Follower:
         self._strikes = 0
         self._rest = 0
         """Windows left before following is tried again."""
-        self._next_rest = 2
+        self._next_rest = _FIRST_REST
         self._start()
 
     @staticmethod
@@ -147,7 +149,7 @@ class Follower:
         if self._strikes >= _STRIKES or delay > _HOPELESS_NS:
             self._stop()
             self._rest = self._next_rest
-            self._next_rest = min(self._next_rest * 2, _LONGEST_REST)
+            self._next_rest = min(self._next_rest * 4, _LONGEST_REST)
 
     def _start(self) -> None:
         self._following = True
