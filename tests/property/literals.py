@@ -1,16 +1,14 @@
 """Strategies for layers: few names, so that layers collide; every mark a layer can carry.
 
 But no redirects: one at random leads to what has another name too, and of a file with two paths the kernel
-makes one inode. Layers with redirects come about by renames and `machine.Machine.new_upper`. And whiteouts
-that are attributes only where they count: elsewhere the kernel finds them or not, depending on what it saw
-before.
+makes one inode. Layers with redirects come about by renames and `machine.Machine.new_upper`. And no whiteouts
+that are attributes: the kernel does not see a directory as empty that holds nothing else.
 """
 
 from hypothesis import strategies as st
 
 from unionfs.testing.literal import (
     WHITEOUT,
-    XWHITEOUT,
     Dir,
     File,
     HardLink,
@@ -19,7 +17,6 @@ from unionfs.testing.literal import (
     TreeNode,
     fifo,
     opaque,
-    xwhiteouts,
 )
 
 __all__ = ["NAMES", "layers", "trees"]
@@ -50,16 +47,11 @@ def trees() -> st.SearchStrategy[Tree]:
 
 
 def layers(most: int = 3) -> st.SearchStrategy[list[Tree]]:
-    """Draw one to *most* lower layers, top first.
-
-    The lowest may have hard links, the topmost whiteouts of the other kind.
-    """
+    """Draw one to *most* lower layers, top first; the lowest may have hard links."""
     links = st.sampled_from([{}, {"x": File(b"linked"), "y": HardLink("x"), "z": {"w": HardLink("x")}}])
-    bottom = st.builds(_both, trees(), links).map(lambda tree: {**tree, "q": {"a": "1", "b": {"c": "2"}, "c": "3"}})
-    other_whiteouts: Tree = {"q": xwhiteouts({"a": XWHITEOUT, "b": XWHITEOUT})}
-    top = st.builds(_both, trees(), st.sampled_from([{}, other_whiteouts]))
-    between = st.lists(trees(), max_size=most - 2)
-    return st.one_of(st.builds(lambda a, b, c: [a, *b, c], top, between, bottom), st.builds(lambda c: [c], bottom))
+    bottom = st.builds(_both, trees(), links)
+    above = st.lists(trees(), max_size=most - 1)
+    return st.builds(lambda upper, lowest: [*upper, lowest], above, bottom)
 
 
 def _both(tree: Tree, more: Tree) -> Tree:

@@ -30,6 +30,8 @@ FEATURES = (
 
 
 MAX_LAYERS = 6
+HARD_LINKS = {"x", "y", "w"}
+"""The names that `literals.layers` gives to hard links."""
 
 
 class Machine(RuleBasedStateMachine):
@@ -45,6 +47,9 @@ class Machine(RuleBasedStateMachine):
 
     filtered: ClassVar[bool] = True
     """False for the kernel, which lists the whiteouts of directories that it does not merge."""
+
+    listed_at_once: ClassVar[bool] = True
+    """False where the kernel caches listings: in those the numbers of broken hard links may be old."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,21 +125,23 @@ class Machine(RuleBasedStateMachine):
             self.tree = snapshot(self.left)
             lines = differences(self.tree, snapshot(self.right), names=("ours", "kernel"))
             assert [line for line in lines if not self.is_excused(line)] == []
+            self.numbers_agree()
             self.equal = True
 
     def is_excused(self, line: str) -> bool:
         """Tell a difference that is the kernel's fault: with metacopy, the data it copies at an open move the mtime."""
         return self.mine.features.metacopy and ": mtime_ns: " in line
 
-    @invariant()
     def numbers_agree(self) -> None:
-        """Check that a listing shows the numbers that a stat shows, and that no two files share one."""
-        if not self.filtered or not hasattr(self, "left"):
+        """Check that a listing shows the numbers that a stat shows."""
+        if not self.filtered:
             return
         for path, seen in self.tree.items():
             if stat.S_ISDIR(seen.status.mode):
-                shown = {name: self.left.inode(f"{path}/{name}" if path else name) for name in self.left.numbers(path)}
-                assert self.left.numbers(path) == shown
+                listed = self.left.numbers(path)
+                shown = {name: self.left.inode(f"{path}/{name}" if path else name) for name in listed}
+                differing = {name for name in listed if listed[name] != shown[name]}
+                assert not differing if self.listed_at_once else differing <= HARD_LINKS
 
     def teardown(self) -> None:
         try:
