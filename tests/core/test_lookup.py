@@ -222,7 +222,10 @@ def test_a_wh_file_deletes_from_the_layers_below_its_own_only(memory: Memory) ->
 
 def test_a_wh_file_does_not_delete_what_a_redirect_leads_to(memory: Memory) -> None:
     for redirect in (b"/x/old", b"/old"):
-        stack: tuple[Literal, ...] = ({".wh.d": "", "d": directory({}, redirect=redirect)}, {"x": {"old": {}}, "old": {}})
+        stack: tuple[Literal, ...] = (
+            {".wh.d": "", "d": directory({}, redirect=redirect)},
+            {"x": {"old": {}}, "old": {}},
+        )
         assert layers_of(memory, "d", *stack) == [UPPER, LOWER]
 
 
