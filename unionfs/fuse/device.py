@@ -144,9 +144,17 @@ def _mount_by_helper(mountpoint: Path, options: "MountOptions", *, privileged: b
     environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
     try:
         helper = subprocess.Popen(  # it stays alive with auto_unmount, so nobody may wait for it
-            command, env=environment, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE, start_new_session=True
+            command,
+            env=environment,
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # whoever called us may wait for the end of ours
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
     except FileNotFoundError as exc:
+        ours.close()
+        theirs.close()
         raise MountError(f"{HELPER} is not installed; try: apt install fuse3") from exc
     theirs.close()
     _data, fds, _flags, _address = socket.recv_fds(ours, 1, 1)
