@@ -190,6 +190,22 @@ def test_rule_6_data_may_be_in_a_layer_that_shows_no_names(memory: Memory) -> No
     assert walk(roots, rules, "x") is None
 
 
+def test_rule_5_a_mark_of_the_lowest_layer_on_the_path_of_a_redirect_means_nothing(memory: Memory) -> None:
+    upper: Literal = {"n": directory({}, redirect=b"/a/b")}
+    lowest: Literal = {"a": directory({"b": {}}, redirect=b"../x")}
+    assert layers_of(memory, "n", upper, lowest) == [UPPER, LOWER]
+
+
+def test_rule_5_an_absolute_redirect_on_the_path_starts_again_at_the_root(memory: Memory) -> None:
+    stack: tuple[Literal, ...] = (
+        {"n": directory({}, redirect=b"/p/a/b")},
+        {"p": {"a": directory({"b": {}}, redirect=b"/z")}},
+        {"z": {"b": {}}, "p": {"z": {"b": {"wrong": ""}}}},
+    )
+    assert layers_of(memory, "n", *stack) == [UPPER, LOWER, LOWEST]
+    assert layers_of(memory, "n/wrong", *stack) == []
+
+
 def test_rule_6_a_mark_in_the_lowest_layer_means_nothing(memory: Memory) -> None:
     for stack in (({"f": metacopy()},), ({"f": metacopy()}, {"f": metacopy()})):
         found = walk(*memory.stack({}, *stack, metacopy=True), "f")

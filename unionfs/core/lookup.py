@@ -150,7 +150,7 @@ def _walk_down(layers: Sequence[Layer], parts: list[bytes]) -> list[tuple[Place,
         place = layer.root
         goes_on = True
         for left in range(len(parts) - 1, 0, -1):
-            child, goes_on_here, parts = _step(place, parts, left)
+            child, goes_on_here, parts = _step(place, parts, left, is_lowest=layer is layers[-1])
             goes_on = goes_on and goes_on_here
             if child is None:
                 break
@@ -162,7 +162,7 @@ def _walk_down(layers: Sequence[Layer], parts: list[bytes]) -> list[tuple[Place,
     return places
 
 
-def _step(place: Place, parts: list[bytes], left: int) -> tuple[Place | None, bool, list[bytes]]:
+def _step(place: Place, parts: list[bytes], left: int, *, is_lowest: bool) -> tuple[Place | None, bool, list[bytes]]:
     """Go down the component of *parts* that has *left* others after it.
 
     Returns where it leads, whether the layers below still count, and the path to ask them for.
@@ -174,6 +174,8 @@ def _step(place: Place, parts: list[bytes], left: int) -> tuple[Place | None, bo
     if st.st_mode & _S_IFMT != _S_IFDIR:
         return None, False, parts  # a whiteout or a file hides the path in everything below
     child = place.child(parts[here])
+    if is_lowest:  # nothing is below, so its marks mean nothing
+        return child, False, parts
     child.read_marks()
     if child.redirect:
         above = [] if child.redirect.startswith(b"/") else parts[:here]
