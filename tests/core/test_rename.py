@@ -366,3 +366,42 @@ def test_whiteout_marks_where_a_rename_cannot_make_the_device(stack: Stacks) -> 
     assert s.mark("f", "whiteout") == b"y"
     s.remount()
     assert (s.names(), s.names("e")) == (["e", "g"], [])
+
+
+@pytest.mark.parametrize("target", ["f", "w"])
+def test_a_directory_over_a_whiteout_leaves_nothing_where_it_was(stack: Stacks, target: str) -> None:
+    """The two trade places first, for a directory cannot replace a file in one step; then the whiteout goes."""
+    s = stack({"f": "x", "w": ""})
+    s.unlink(target)
+    s.mkdir("mine")
+    s.rename("mine", target)
+    assert s.upper_names() == [target]
+    s.remount()
+    assert s.stat(target).st_mode & stat.S_IFDIR
+
+
+def test_a_rename_to_itself_is_none(stack: Stacks) -> None:
+    s = stack({"f": "x", "d": {"g": ""}})
+    for path in ("f", "d"):
+        s.rename(path, path)
+    assert s.upper_names() == []
+
+
+def test_a_moved_lower_directory_is_listed_with_its_own_number(stack: Stacks) -> None:
+    s = stack({"d": {"x": ""}, "e": {}})
+    before = s.node("d").ino
+    s.rename("d", "e/moved")
+    s.remount()
+    fh = s.union.opendir(s.id("e"))
+    assert {entry.name: entry.ino for entry in s.union.readdir(fh, 0)[2:]} == {b"moved": before}
+    s.union.releasedir(fh)
+
+
+def test_a_directory_of_attribute_whiteouts_that_becomes_opaque_shows_none_of_them(stack: Stacks) -> None:
+    mine = marked({"gone": marked("", whiteout=b"y"), "empty": ""}, opaque=b"x")
+    s = stack({"d": ""}, upper={"mine": mine, "d": WHITEOUT})
+    s.rename("mine", "d")
+    for _ in range(2):
+        assert s.names("d") == ["empty"]
+        assert not s.exists("d/gone")
+        s.remount()

@@ -174,7 +174,12 @@ class Upper:
         self.discard(temp)
 
     def set_opaque(self, place: Place) -> None:
-        """Hide everything below *place*."""
+        """Hide everything below *place*, whose attribute whiteouts go: the mark cannot say that there are some."""
+        for name in [os.fsencode(entry.name) for entry in place.scan()] if place.xwhiteouts else ():
+            if place.is_whiteout(name, place.lstat(name)):
+                os.unlink(name, dir_fd=place.fd())
+                place.has_lost(name)
+        place.xwhiteouts = False
         self._mark(place, self.layer.xattrs.opaque, ondisk.OPAQUE)
         place.opaque = True
 
