@@ -393,3 +393,19 @@ def test_data_copied_up_later_keep_capability_and_set_id_bits(stack: Stacks) -> 
     assert os.getxattr(s.upper / "f", "security.capability") == value
     assert stat.S_IMODE((s.upper / "f").stat().st_mode) == 0o6755
     assert s.read("f") == BIG
+
+
+def test_the_copy_of_a_broken_hard_link_has_no_origin(stack: Stacks) -> None:
+    """Else two files, the copy and the names that are left below, would show one number after a remount."""
+
+    def make(path: Path) -> None:
+        path.write_bytes(b"data")
+        os.link(path, path.with_name("other"))
+
+    s = stack({"f": make, "single": "x"})
+    s.write("f", b"N")
+    s.write("single", b"N")
+    assert s.mark("f", "origin") is None
+    assert s.mark("single", "origin")
+    s.remount()
+    assert s.node("f").ino != s.node("other").ino

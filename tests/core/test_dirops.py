@@ -340,6 +340,23 @@ def test_the_names_of_a_link_are_removed_in_any_order(stack: Stacks) -> None:
     assert s.names() == []
 
 
+def test_a_link_to_a_copied_up_file_keeps_its_number(stack: Stacks) -> None:
+    s = stack({"f": "low", "d": {}})
+    before = s.node("f").ino
+    s.link("f", "d/g")
+    s.unlink("f")
+    s.remount()
+    assert s.node("d/g").ino == before
+
+
+def test_a_file_whose_other_names_were_never_seen_still_has_them(stack: Stacks) -> None:
+    s = stack({}, upper={"a": "x"})
+    os.link(s.upper / "a", s.upper / "b")
+    node = s.id("a")
+    s.unlink("a")
+    assert s.union.getattr(node)[1].st_nlink == 1
+
+
 # without an upper layer
 
 

@@ -206,6 +206,17 @@ def test_ids_outside_of_the_map_overflow(stack: Stacks, option: str) -> None:
 
 
 @pytest.mark.root
+def test_a_map_that_has_nobody_gives_him_nothing_of_those_outside_of_it(stack: Stacks) -> None:
+    whole = (IdMap(100000, 0, 65536),)
+    s = stack({"f": owned(7, 8), "nobodys": owned(165534, 165534)}, uidmapping=whole, gidmapping=whole)
+    assert owner(s, "f") == owner(s, "nobodys") == (OVERFLOW_ID, OVERFLOW_ID)
+    s.setattr("nobodys", mode=0o600)
+    assert on_disk(s, "nobodys") == (165534, 165534)
+    with pytest.raises(OSError, match="too large"):
+        s.setattr("f", mode=0o600)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("squash", [Squash(0, 0), Squash(uid=77), Squash(gid=88)])
 def test_a_squashed_owner_is_the_same_everywhere_and_stays(stack: Stacks, squash: Squash) -> None:
     s = stack({"f": owned(5, 6), "d": {"g": owned(7, 8)}}, squash=squash)

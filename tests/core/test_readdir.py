@@ -122,8 +122,9 @@ def test_a_tree_of_many_names_can_be_removed_while_it_is_listed(stack: Stacks) -
 
 
 def test_a_directory_removed_while_it_is_open_lists_its_dots(stack: Stacks) -> None:
-    s = stack({"d": {}})
+    s = stack({"d": {"x": ""}})
     fh = s.union.opendir(s.id("d"))
+    s.unlink("d/x")
     s.rmdir("d")
     assert [entry.name for entry in s.union.readdir(fh, 0)] == [b".", b".."]
     s.union.releasedir(fh)
@@ -140,3 +141,8 @@ def test_listing_needs_an_open_directory(stack: Stacks) -> None:
 def test_a_directory_that_merges_through_a_redirect(stack: Stacks) -> None:
     s = stack({"old": {"a": "", "b": ""}}, upper={"new": marked({"c": "", "b": WHITEOUT}, redirect=b"old")})
     assert s.names("new") == ["a", "c"]
+
+
+def test_what_aufs_left_in_a_layer_deletes_nothing(stack: Stacks) -> None:
+    s = stack({"d": {".wh..wh.f": ""}}, {"d": {".wh.f": "", "f": "x"}}, {"d": {"f": "y", "g": ""}})
+    assert s.names("d") == ["f", "g"]
