@@ -8,6 +8,7 @@ Use counts are not stored but counted (`layer_uses`): a number that is computed 
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from unionfs.errors import ImageError
 
 __all__ = ["Database"]
 
+_PAUSE_S: Final = 0.01
 BUSY_S: Final = 60.0
 SYNCHRONOUS = "FULL"
 """A name that was reported survives a power cut."""
@@ -128,10 +130,24 @@ class Database:
             raise ImageError(
                 f"{self.path} was written by a newer unionfs (version {version}, this one knows {VERSION})"
             )
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:  # nobody else made it meanwhile
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. SQLite does not wait for others here, whatever the timeout: two first commands meet."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
