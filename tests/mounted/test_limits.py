@@ -1,0 +1,141 @@
+"""Many: processes, names, layers; and too little: space."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engines import ENGINES, backends
+from unionfs.testing import disk
+from unionfs.testing.driver import attempt
+from unionfs.testing.literal import Tree, fifo
+from unionfs.testing.snapshot import differences, snapshot
+from unionfs.testing.stack import Backend, kernel, lay
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.overlayfs]
+
+STRESS = """
+import os, random, sys, time
+choose, root = random.Random(int(sys.argv[1])), sys.argv[2]
+end = time.monotonic() + float(sys.argv[3])
+def name():
+    return os.path.join(root, *(choose.choice("abcd") for _ in range(choose.randrange(1, 4))))
+def write(path):
+    with open(path, "ab") as file:
+        file.write(b"x" * choose.randrange(9000))
+def read(path):
+    with open(path, "rb") as file:
+        file.read()
+ACTS = [os.mkdir, os.unlink, os.rmdir, write, write, read, os.listdir, os.lstat,
+        lambda p: os.rename(p, name()), lambda p: os.link(p, name()), lambda p: os.symlink("a", p),
+        lambda p: os.chmod(p, 0o700), lambda p: os.truncate(p, 100), lambda p: os.setxattr(p, "user.k", b"v")]
+while time.monotonic() < end:
+    try:
+        choose.choice(ACTS)(name())
+    except OSError as exc:
+        assert exc.errno in {1, 2, 17, 18, 20, 21, 22, 26, 39, 40, 61, 95, 116}, exc
+"""
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[dict[str, Backend]]:
+    with backends() as found:
+        yield found
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("engine", ENGINES)
+def test_eight_processes_in_one_tree(engine: str, served: dict[str, Backend]) -> None:
+    lower: Tree = {a: {b: dict.fromkeys("abcd", "data") for b in "abcd"} for a in "abc"}
+    seconds = (os.environ.get("HYPOTHESIS_PROFILE") == "long" and 120) or 3
+    with disk.in_memory() as base:
+        stack = lay(base, [lower])
+        with served[engine](stack) as driver:
+            command = [sys.executable, "-c", STRESS]
+            workers = [
+                subprocess.Popen(
+                    [*command, str(n), str(stack.mountpoint), str(seconds)], stderr=subprocess.PIPE, text=True
+                )
+                for n in range(8)
+            ]
+            complaints = [worker.communicate(timeout=seconds + 60)[1] for worker in workers]
+            before = snapshot(driver)
+        assert complaints == [""] * 8
+        assert stack.work is not None
+        assert os.listdir(stack.work / "work") == []
+        with kernel(stack) as driver:
+            after = snapshot(driver)
+        # pyfuse3 numbers the names of a broken hard link by node
+        lines = [line for line in differences(before, after) if engine != "pyfuse3" or ": same_as: " not in line]
+        assert lines == []
+        with served[engine](stack) as driver:
+            for name in os.listdir(stack.mountpoint):
+                path = stack.mountpoint / name
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            assert driver.listdir("") == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rm_of_a_large_directory_finishes(engine: str, served: dict[str, Backend]) -> None:
+    count = 10_000
+    with disk.in_memory() as base:
+        stack = lay(base, [{"big": {f"low{n}": "" for n in range(count // 2)}}])
+        with served[engine](stack) as driver:
+            for n in range(count // 2):
+                (stack.mountpoint / f"big/up{n}").touch()
+            names = os.listdir(stack.mountpoint / "big")
+            assert len(names) == len(set(names)) == count
+            subprocess.run(["rm", "-rf", str(stack.mountpoint / "big")], check=True, timeout=120)
+            assert driver.listdir("") == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_500_layers(engine: str, served: dict[str, Backend]) -> None:
+    with disk.in_memory() as base:
+        stack = lay(base, [{f"f{n}": str(n), "d": {f"g{n}": str(n)}} for n in range(499)])
+        with served[engine](stack) as driver:
+            assert len(driver.listdir("d")) == 499
+            assert driver.read("d/g498") == b"498"
+            driver.rename("d", "e")
+            assert driver.read("e/g0") == b"0"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("op", [("write", "big", b"x"), ("rename", "d/big", "moved")])
+def test_a_full_upper_layer(engine: str, op: tuple[object, ...], served: dict[str, Backend]) -> None:
+    big = b"b" * 400_000
+    with disk.in_memory("1M") as small, disk.in_memory() as base:
+        lower = disk.write({"big": big, "d": {"big": big}, "little": "x"}, base / "lower")
+        stack = lay(small, [{}])
+        (small / "filler").write_bytes(b"f" * 800_000)
+        stack = type(stack)(lower=(lower,), upper=stack.upper, work=stack.work, mountpoint=stack.mountpoint)
+        with served[engine](stack) as driver:
+            before = snapshot(driver)
+            assert attempt(driver, op).errno == "ENOSPC"
+            lines = [line for line in differences(before, snapshot(driver)) if "mtime" not in line]
+            assert lines == []
+            (small / "filler").unlink()
+            assert attempt(driver, op).errno == "ok"
+
+
+ATTACKS: dict[str, Tree] = {
+    "a fifo where a directory is expected": {"d": fifo()},
+    "names that are no text": {"\udcff\udcfe": "1", "n" * 255: "2", "-rf": "3", "\n": "4"},
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_a_hostile_layer_changes_nothing_outside(engine: str, attack: Tree, served: dict[str, Backend]) -> None:
+    with disk.in_memory() as base:
+        outside = disk.write({"secret": "s"}, base / "outside")
+        stack = lay(base, [attack, {"d": {"f": "1"}}])
+        with served[engine](stack) as driver:
+            for name, _ in driver.listdir(""):
+                attempt(driver, ("rename", name, "moved"))
+            attempt(driver, ("create", "d/f", b"2", 0o644, 0))
+        assert sorted(os.listdir(outside)) == ["secret"]
+        assert (outside / "secret").read_text() == "s"
