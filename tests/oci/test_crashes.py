@@ -16,6 +16,7 @@ import pytest
 
 from tests.oci.conftest import BASE, CHANGE
 from tests.oci.making import image_of
+from unionfs.linux import fileops
 from unionfs.oci import database, gc
 from unionfs.oci.containers import Containers
 from unionfs.oci.database import Database
@@ -104,6 +105,7 @@ def unsound(root: Path) -> list[str]:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave syncing out: it is for power cuts, and SIGKILL loses nothing that the kernel has."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
+    monkeypatch.setattr(fileops, "syncfs", lambda _fd: None)
     monkeypatch.setattr(database, "SYNCHRONOUS", "OFF")
 
 

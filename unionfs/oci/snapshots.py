@@ -21,6 +21,7 @@ from typing import BinaryIO, Final, Self
 import msgspec
 
 from unionfs.errors import ImageError
+from unionfs.linux import fileops
 from unionfs.linux.directories import Directories
 from unionfs.linux.flock import Lock
 from unionfs.linux.remove import remove
@@ -31,7 +32,7 @@ from unionfs.oci.form import UserForm, form_here
 from unionfs.oci.images import Images, LayerOf
 from unionfs.oci.merged import Merged
 from unionfs.oci.model import Descriptor
-from unionfs.oci.store import BlobStore
+from unionfs.oci.store import BlobStore, sync_directory
 from unionfs.oci.unpack import Limits, Unpacked, unpack
 
 __all__ = ["LayerFiles", "Snapshots", "remove_path"]
@@ -203,8 +204,10 @@ class Snapshots:
         staged_index = staged.with_name(staged.name + ".index")
         with staged_index.open("xb") as file:
             file.write(msgspec.msgpack.encode(made.entries))
+            fileops.syncfs(file.fileno())  # one for all the layer's files: after a power cut, a known layer is whole
         staged_index.rename(index)
         staged.rename(target)
+        sync_directory(target.parent)
         row = (
             str(layer.chain_id),
             str(layer.diff_id),
