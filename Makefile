@@ -71,6 +71,7 @@ $(VENV)/.ready: pyproject.toml
 	echo "Making $(VENV) with $$python"
 	"$$python" -m venv --clear $(VENV)
 	$(PIP) -e .
+	$(BIN)/python -m compileall -qq unionfs  # once, by its owner: the demo and the tests run as root
 	touch $@
 
 $(VENV)/.ready-to-check: $(VENV)/.ready

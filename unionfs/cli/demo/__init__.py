@@ -46,7 +46,8 @@ def sudo() -> list[str]:
     """Return the command that runs the demo as root, echoed; UnionFSError without sudo."""
     if shutil.which("sudo") is None:
         raise UnionFSError("chroot and whiteouts are for root; try: run it as root, or install sudo")
-    command = ["sudo", *PROGRAM, "demo"]
+    python, *program = PROGRAM
+    command = ["sudo", python, "-B", *program, "demo"]  # -B: no file of root's in the user's checkout
     print(f"$ {shlex.join(command)}", flush=True)
     return command
 

@@ -30,6 +30,7 @@ class Typist:
         self.environment = {
             **os.environ,
             "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(Path(unionfs.__file__).parents[1]),
             "UNIONFS_ROOT": str(here / "store"),
             "LC_ALL": "C.UTF-8",
