@@ -107,7 +107,7 @@ test: setup-test  ## every test; what the machine cannot run is skipped by name,
 	$(AS_ROOT) $(BIN)/pytest $(ARGS)
 
 fuzz: setup-test  ## the hypothesis tests alone, with many more examples
-	$(AS_ROOT) env HYPOTHESIS_PROFILE=long $(BIN)/pytest -m property $(ARGS)
+	$(AS_ROOT) env HYPOTHESIS_PROFILE=long $(BIN)/pytest -m property --timeout 0 $(ARGS)
 
 .PHONY: demo
 demo: setup  ## see it work: three real layers, mounted, entered, changed, explained

@@ -10,7 +10,7 @@ from tests.engines import backends
 from tests.property.machine import Machine
 from unionfs.testing.stack import Backend, kernel, remembering
 
-pytestmark = [pytest.mark.property, pytest.mark.fuzz, pytest.mark.root, pytest.mark.overlayfs]
+pytestmark = [pytest.mark.property, pytest.mark.root, pytest.mark.overlayfs]
 
 STEPS = settings(stateful_step_count=25)
 

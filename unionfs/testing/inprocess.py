@@ -243,8 +243,6 @@ class InProcess:
 
     def open(self, label: str, path: str, flags: int, mode: int = 0o644) -> None:
         with self._vfs.operation():
-            if label in self._open:
-                self.close(label)
             found = self._to_open(path, flags)
             if isinstance(found, Slot):
                 node, _, fh = self._union.create(*found.key, stat.S_IFREG | mode, flags, self._caller)
@@ -257,7 +255,10 @@ class InProcess:
                 self._keep(label, _Opened(self._union.open(found.nodeid, flags), found.nodeid, flags))
 
     def _keep(self, label: str, file: _Opened) -> None:
+        """Give *file* the label; what had it is closed, but only now that the new one is open."""
         self._vfs.use(file.nodeid)
+        if label in self._open:
+            self.close(label)
         self._open[label] = file
 
     def _to_open(self, path: str, flags: int, links: int = 0) -> Slot | Place:
