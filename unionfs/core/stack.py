@@ -100,7 +100,7 @@ def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: con
 def _check_writable(upper: Path, upper_fd: int) -> None:
     if os.fstatvfs(upper_fd).f_flag & os.ST_RDONLY:
         raise StackError(f"upperdir: {upper} is on a read-only filesystem; leave it out, or mount with ro")
-    if not os.access(b".", os.W_OK | os.X_OK, dir_fd=upper_fd):
+    if not os.access(b".", os.W_OK | os.X_OK, dir_fd=upper_fd) and not at.is_protected(upper_fd, b""):  # chattr +i
         raise StackError(f"upperdir: {upper} cannot be written; run as its owner or as root")
 
 

@@ -56,10 +56,10 @@ class Lock:
         self.release()
 
 
-def lock_descriptor(fd: int) -> bool:
+def lock_descriptor(fd: int, *, shared: bool = False) -> bool:
     """Take the lock of an open file or directory, for as long as it is open; False if somebody else has it."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from unionfs.linux import mount
 from unionfs.testing.literal import Attrs, Dir, File, HardLink, Special, Symlink, Tree, TreeNode
 
-__all__ = ["in_memory", "write"]
+__all__ = ["in_memory", "on_ext4", "write"]
 
 
 @contextmanager
@@ -26,6 +27,22 @@ def in_memory(size: str = "50%") -> Iterator[Path]:
             yield Path(name)
         finally:
             mount.umount(name)
+
+
+@contextmanager
+def on_ext4(megabytes: int = 64) -> Iterator[Path]:
+    """Make an empty ext4 in a file, gone with all it holds when the block ends. Needs root and loop devices."""
+    with tempfile.TemporaryDirectory(prefix="ext4-") as name:
+        image, top = Path(name, "image"), Path(name, "mnt")
+        top.mkdir()
+        with image.open("wb") as file:
+            file.truncate(megabytes << 20)
+        subprocess.run(["mkfs.ext4", "-qF", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, top], check=True)
+        try:
+            yield top
+        finally:
+            mount.umount(str(top))
 
 
 def write(tree: Tree | Dir, root: Path) -> Path:

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, final
 
-from unionfs.linux import at, fileops
+from unionfs.linux import at, fileops, flock
 from unionfs.testing.driver import Status, status_of
 
 __all__ = ["UMASK", "Mounted", "acting_as"]
 
 UMASK: Final = 0o022
 """What the drivers make new files with: a union in this very process sets the process's umask as it needs it."""
+
+_FLAGS: Final = fileops.FS_APPEND | fileops.FS_IMMUTABLE | fileops.FS_NOATIME
+"""Of the flags of chattr(1), those that are compared."""
 
 
 @contextmanager
@@ -34,7 +37,10 @@ def acting_as(uid: int, gid: int, groups: tuple[int, ...] = ()) -> Iterator[None
 
 @final
 class Mounted:
-    """The `Driver` that makes real system calls below *root*."""
+    """The `Driver` that makes real system calls below *root*.
+
+    Locks and the flags of chattr(1) are the kernel's business or partly so: only this driver has them.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -191,6 +197,18 @@ class Mounted:
 
     def copy_range(self, source: str, target: str, offsets: tuple[int, int], length: int) -> int:
         return os.copy_file_range(self._open[source], self._open[target], length, *offsets)
+
+    def flock(self, label: str, shared: bool) -> bool:
+        """Try to lock the open file until it is closed."""
+        return flock.lock_descriptor(self._open[label], shared=shared)
+
+    def getflags(self, path: str) -> int:
+        with self._opened(path, os.O_RDONLY | os.O_NOFOLLOW) as fd:
+            return fileops.get_flags(fd) & _FLAGS
+
+    def setflags(self, path: str, flags: int) -> None:
+        with self._opened(path, os.O_RDONLY | os.O_NOFOLLOW) as fd:
+            fileops.set_flags(fd, fileops.get_flags(fd) & ~_FLAGS | flags)
 
     def link_open(self, label: str, path: str) -> None:
         os.link(f"/proc/self/fd/{self._open[label]}", self._at(path), follow_symlinks=True)
