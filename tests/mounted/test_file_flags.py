@@ -1,4 +1,4 @@
-"""The flags of chattr(1), over tmpfs and ext4."""
+"""What a file keeps besides its modes and times: flags of chattr(1), and when it was made. Over tmpfs and ext4."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.engines import backends
-from unionfs.linux import fileops
+from unionfs.linux import at, fileops
 from unionfs.testing import disk
-from unionfs.testing.driver import attempt
+from unionfs.testing.driver import Driver, attempt
 from unionfs.testing.stack import Backend, Stack, kernel, lay
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.overlayfs]
@@ -61,3 +61,29 @@ def test_a_union_whose_root_is_immutable_is_mounted_again(base: Path, direct: Ba
         assert attempt(driver, ("create", "g")).errno == "EPERM"
         assert attempt(driver, ("setflags", "", 0)).errno == "ok"
         assert attempt(driver, ("create", "g")).errno == "ok"
+
+
+def born(driver: Driver, stack: Stack, name: str) -> int | None:
+    driver.lstat(name)
+    fd = os.open(stack.mountpoint, os.O_PATH)
+    try:
+        return at.birth_time_ns(fd, name.encode())
+    finally:
+        os.close(fd)
+
+
+def test_birth_times_are_those_of_the_files_that_are_shown(base: Path, direct: Backend) -> None:
+    stack = lay(base, [{"f": "data", "d": {}, "s": "small"}], upper={"u": "upper"})
+    names = ("f", "d", "s", "u")
+    seen = []
+    for step in ("before", "after"):
+        for backend in (direct, kernel):
+            with backend(stack) as driver:
+                seen.append([born(driver, stack, name) for name in names])
+        if step == "before":
+            with direct(stack) as driver:
+                driver.chmod("f", 0o600)
+    assert None not in seen[0]
+    assert seen[0] == seen[1]
+    assert seen[2] == seen[3]
+    assert [name for name, old, new in zip(names, seen[0], seen[2], strict=True) if old != new] == ["f"]

@@ -115,6 +115,11 @@ class Requests:
     def getattr(self, nodeid: int, _body: memoryview, _head: Head) -> Answer:
         return self._attributes(self._union.getattr(nodeid))
 
+    def statx(self, nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        """Asked only by who wants to know the birth time; everybody else sends GETATTR."""
+        node, st = self._union.getattr(nodeid)
+        return wire.statxed(node.ino, st, self._union.birth_time_ns(nodeid), self._valid(node, st))
+
     def setattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         changes, fh = wire.setattr_changes(body)
         return self._attributes(self._union.setattr(nodeid, changes, fh))
@@ -360,7 +365,7 @@ class Requests:
 _HANDLED: Final = (
     *("lookup", "forget", "batch_forget", "getattr", "setattr", "readlink", "mknod", "mkdir", "symlink", "link"),
     *("unlink", "rmdir", "rename", "rename2", "create", "tmpfile", "open", "release", "read", "write", "fsync"),
-    *("fallocate", "lseek", "copy_file_range", "copy_file_range_64", "ioctl", "fsyncdir"),
+    *("fallocate", "lseek", "copy_file_range", "copy_file_range_64", "ioctl", "fsyncdir", "statx"),
     *("readdir", "readdirplus", "getxattr", "listxattr", "setxattr", "removexattr", "statfs", "syncfs", "destroy"),
 )
 """Requests with a handler of their name; every other opcode is answered ENOSYS."""
