@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from tests.engines import backends
 from tests.property.machine import Machine
+from unionfs.testing.literal import ACL_DEFAULT
 from unionfs.testing.stack import Backend, kernel, remembering
 
 pytestmark = [pytest.mark.property, pytest.mark.root, pytest.mark.overlayfs]
@@ -21,7 +22,8 @@ class Remembering(Machine):
 
 class Kernel(Machine):
     ours: ClassVar[Backend] = staticmethod(kernel)
-    uids = (0, 1000)
+    uids = (0, 1000, 7)
+    lacks = frozenset()
     filtered = False
 
 
@@ -29,14 +31,24 @@ class Direct(Machine):
     """Real mounts, and users other than root: there the kernel checks permissions."""
 
     ours: ClassVar[Backend]
-    uids = (0, 1000)
+    uids = (0, 1000, 7)
+    lacks = frozenset()
     listed_at_once = False
+
+
+class Pyfuse3(Direct):
+    """The same without what the library cannot carry (`tests.engines.PYFUSE3_LACKS`)."""
+
+    lacks = frozenset({"fallocate", "tmpfile", "copy_range", "getflags", "setflags", ACL_DEFAULT})
+    compared = 0o171777
+    tells_links = False
+    filtered = False
 
 
 @pytest.fixture(scope="module", autouse=True)
 def served() -> Iterator[None]:
     with backends() as found:
-        Direct.ours = staticmethod(found["direct"])
+        Direct.ours, Pyfuse3.ours = staticmethod(found["direct"]), staticmethod(found["pyfuse3"])
         yield
 
 
@@ -48,6 +60,9 @@ TestRemembering.settings = STEPS
 
 TestDirect = pytest.mark.fuse(Direct.TestCase)
 TestDirect.settings = settings(STEPS, max_examples=settings().max_examples // 3)  # a mount is slower
+
+TestPyfuse3 = pytest.mark.fuse(Pyfuse3.TestCase)
+TestPyfuse3.settings = settings(STEPS, max_examples=settings().max_examples // 5)
 
 TestKernel = Kernel.TestCase
 TestKernel.settings = settings(STEPS, max_examples=10)
