@@ -7,6 +7,8 @@ import pytest
 
 from tests.differential import attributes, data, names
 from tests.engines import ENGINES, PYFUSE3_LACKS, backends
+from unionfs.testing import disk
+from unionfs.testing.literal import ACL_ACCESS, ACL_DEFAULT
 from unionfs.testing.stack import Backend
 from unionfs.testing.trial import Case, compare
 
@@ -50,3 +52,16 @@ def test_same_as_the_kernel_when_mounted(engine: str, case: Case, served: dict[s
     if engine == "pyfuse3":
         lines = [line for line in lines if ": same_as: " not in line]
     assert lines == []
+
+
+OF_THE_DISK = {"fallocate", "lseek", "tmpfile", "copy_range", "link_open", ACL_ACCESS, ACL_DEFAULT}
+"""Operations and attributes that the file system below has its own ways with; others are not asked of ext4 as well."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name) for case in CASES if any(not OF_THE_DISK.isdisjoint(op) for op in case.ops)],
+)
+def test_same_as_the_kernel_over_ext4(case: Case, served: dict[str, Backend]) -> None:
+    with disk.on_ext4() as base:
+        assert compare(case, case.features[0], served["direct"], base) == []
