@@ -83,7 +83,9 @@ def test_a_mapping_shows_a_first_change_that_the_kernel_hides(stack: Stack) -> N
 
 
 @pytest.mark.parametrize("sees", [hears_by_a_watch, reads_by_an_old_descriptor])
-def test_watches_and_descriptors_from_before_the_first_change_go_on(stack: Stack, sees: Callable[[Path], bool]) -> None:
+def test_watches_and_descriptors_go_on_under_both(stack: Stack, sees: Callable[[Path], bool]) -> None:
     stack.mount()
     assert sees(stack / "base")
+    with kernel(stack) as merged:
+        assert sees(merged / "base")
     assert (stack.base / "base").read_text() == "base\n"
