@@ -87,3 +87,19 @@ def test_birth_times_are_those_of_the_files_that_are_shown(base: Path, direct: B
     assert seen[0] == seen[1]
     assert seen[2] == seen[3]
     assert [name for name, old, new in zip(names, seen[0], seen[2], strict=True) if old != new] == ["f"]
+
+
+def test_files_in_an_immutable_directory_are_changed(base: Path, direct: Backend) -> None:
+    stack = lay(base, [{"d": {"f": "data", "e": {"g": "data"}}}])
+    with direct(stack) as driver:
+        assert attempt(driver, ("setflags", "d", fileops.FS_IMMUTABLE)).errno == "ok"
+    for backend in (direct, kernel):
+        with backend(stack) as driver:
+            for op in (("chmod", "d/f", 0o600), ("write", "d/e/g", b"D"), ("create", "d/e/n", b"", 0o644, 0)):
+                assert attempt(driver, op).errno == "ok"
+            refused = [
+                attempt(driver, op).errno for op in (("unlink", "d/f"), ("create", "d/n"), ("rename", "d/e", "e"))
+            ]
+            assert refused == ["EPERM"] * 3
+            assert driver.read("d/e/g") == b"Data"
+            assert attempt(driver, ("getflags", "d")).value == fileops.FS_IMMUTABLE

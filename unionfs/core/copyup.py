@@ -27,7 +27,7 @@ from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
 from unionfs.core.staging import Copy, fill, run
 from unionfs.core.state import State
-from unionfs.core.upper import Upper, with_access
+from unionfs.core.upper import Upper, despite_flags, with_access
 from unionfs.errors import RefusedMark
 from unionfs.linux import at, fileops, xattr
 
@@ -243,10 +243,11 @@ def _publish(upper: Upper, copy: Copy, above: Place, name: bytes) -> None:
     before = os.fstat(above.fd())
     above.will_hold(name)
     move = partial(at.rename, upper.work_fd, copy.temp, above.fd(), name)
-    with_access(move, (above.fd(), b""), (upper.work_fd, copy.temp))
+    despite_flags(above.fd(), partial(with_access, move, (above.fd(), b""), (upper.work_fd, copy.temp)))
     if upper.syncs_directories:
         os.fsync(above.fd())
-    os.utime(at.itself(above.fd()), ns=(before.st_atime_ns, before.st_mtime_ns))
+    times = (before.st_atime_ns, before.st_mtime_ns)
+    despite_flags(above.fd(), lambda: os.utime(at.itself(above.fd()), ns=times))
 
 
 def _swap(state: State, node: File, reopen: Callable[[int], int]) -> None:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final, final
 
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
-from unionfs.linux import at, xattr
+from unionfs.linux import at, fileops, xattr
 
 if TYPE_CHECKING:
     from unionfs.core.index import Index
 
-__all__ = ["Upper", "empty_directory", "remove_tree", "with_access"]
+__all__ = ["Upper", "despite_flags", "empty_directory", "remove_tree", "with_access"]
 
 _MARK_REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 
@@ -226,6 +226,24 @@ class Upper:
             xattr.set(at.proc_path(self.work_fd, fresh), self.layer.xattrs.whiteout, b"y")
         os.link(fresh, name, src_dir_fd=self.work_fd, dst_dir_fd=dirfd, follow_symlinks=False)
         self._whiteout = fresh
+
+
+def despite_flags(dirfd: int, act: Callable[[], None]) -> None:
+    """Do *act*, which changes the directory *dirfd* only as its layer sees it: a copy gets in, times are put back.
+
+    The union's users may change a file in an immutable directory, so the real flag is lifted for that moment.
+    """
+    try:
+        act()
+    except PermissionError as exc:
+        if exc.errno != errno.EPERM or not at.is_protected(dirfd, b""):
+            raise
+        flags = fileops.get_flags(dirfd)
+        fileops.set_flags(dirfd, flags & ~(fileops.FS_APPEND | fileops.FS_IMMUTABLE))
+        try:
+            act()
+        finally:
+            fileops.set_flags(dirfd, flags)
 
 
 def with_access(act: Callable[[], None], *directories: tuple[int, bytes]) -> None:
