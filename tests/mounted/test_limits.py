@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.engines import ENGINES, backends
+from tests.profile import LONG
 from unionfs.testing import disk
 from unionfs.testing.driver import attempt
 from unionfs.testing.literal import Tree, fifo
+from unionfs.testing.mounted import Mounted
 from unionfs.testing.snapshot import differences, snapshot
 from unionfs.testing.stack import Backend, kernel, lay
 
@@ -20,7 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.overlayfs]
 STRESS = """
 import os, random, sys, time
 choose, root = random.Random(int(sys.argv[1])), sys.argv[2]
-end = time.monotonic() + float(sys.argv[3])
+end, left = time.monotonic() + float(sys.argv[3]), int(sys.argv[4])
 def name():
     return os.path.join(root, *(choose.choice("abcd") for _ in range(choose.randrange(1, 4))))
 def write(path):
@@ -32,7 +34,8 @@ def read(path):
 ACTS = [os.mkdir, os.unlink, os.rmdir, write, write, read, os.listdir, os.lstat,
         lambda p: os.rename(p, name()), lambda p: os.link(p, name()), lambda p: os.symlink("a", p),
         lambda p: os.chmod(p, 0o700), lambda p: os.truncate(p, 100), lambda p: os.setxattr(p, "user.k", b"v")]
-while time.monotonic() < end:
+while time.monotonic() < end and left:
+    left -= 1
     try:
         choose.choice(ACTS)(name())
     except OSError as exc:
@@ -46,24 +49,26 @@ def served() -> Iterator[dict[str, Backend]]:
         yield found
 
 
-@pytest.mark.property
+def let_loose(roots: list[str], seconds: float, operations: int = -1) -> None:
+    """Run one process in each of *roots*, until the time is over or the *operations* are done; -1: no end of those."""
+    command = [sys.executable, "-c", STRESS]
+    workers = [
+        subprocess.Popen([*command, str(n), root, str(seconds), str(operations)], stderr=subprocess.PIPE, text=True)
+        for n, root in enumerate(roots)
+    ]
+    complaints = [worker.communicate(timeout=seconds + 60)[1] for worker in workers]
+    assert complaints == [""] * len(roots)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_eight_processes_in_one_tree(engine: str, served: dict[str, Backend]) -> None:
     lower: Tree = {a: {b: dict.fromkeys("abcd", "data") for b in "abcd"} for a in "abc"}
-    seconds = (os.environ.get("HYPOTHESIS_PROFILE") == "long" and 120) or 3
+    seconds = 300 if LONG else 3
     with disk.in_memory() as base:
         stack = lay(base, [lower])
         with served[engine](stack) as driver:
-            command = [sys.executable, "-c", STRESS]
-            workers = [
-                subprocess.Popen(
-                    [*command, str(n), str(stack.mountpoint), str(seconds)], stderr=subprocess.PIPE, text=True
-                )
-                for n in range(8)
-            ]
-            complaints = [worker.communicate(timeout=seconds + 60)[1] for worker in workers]
+            let_loose([str(stack.mountpoint)] * 8, seconds)
             before = snapshot(driver)
-        assert complaints == [""] * 8
         assert stack.work is not None
         assert os.listdir(stack.work / "work") == []
         with kernel(stack) as driver:
@@ -76,6 +81,21 @@ def test_eight_processes_in_one_tree(engine: str, served: dict[str, Backend]) ->
                 path = stack.mountpoint / name
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             assert driver.listdir("") == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_eight_processes_leave_what_they_leave_on_a_plain_directory(engine: str, served: dict[str, Backend]) -> None:
+    tree: Tree = {a: {b: dict.fromkeys("abcd", "data") for b in "abcd"} for a in "abc"}
+    lower: Tree = {f"w{n}": tree for n in range(8)}
+    operations = 20_000 if LONG else 500
+    with disk.in_memory() as base:
+        stack, plain = lay(base, [lower]), disk.write(lower, base / "plain")
+        with served[engine](stack) as driver:
+            let_loose([str(stack.mountpoint / name) for name in lower], 600, operations)
+        let_loose([str(plain / name) for name in lower], 600, operations)
+        with served[engine](stack) as driver:
+            lines = differences(snapshot(driver), snapshot(Mounted(plain)), names=("mount", "plain"))
+        assert lines == []
 
 
 @pytest.mark.parametrize("engine", ENGINES)
