@@ -102,12 +102,17 @@ SUDO ?= $(if $(filter-out 0,$(shell id -u)),$(shell command -v sudo))
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI=$(CI) PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider' \
     HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/unionfs-hypothesis)
 
-.PHONY: test fuzz bench
+.PHONY: test fuzz conformance bench
 test: setup-test  ## every test; what the machine cannot run is skipped by name, or fails where CI=true
 	$(AS_ROOT) $(BIN)/pytest $(ARGS)
 
 fuzz: setup-test  ## an hour of random operations beside the kernel's overlayfs; ends at the first difference
 	$(AS_ROOT) $(BIN)/python -m tests.property.fuzz $(ARGS)
+
+# What the README reports, but for the suites of others: faults, concurrency, killed daemons, random operations on data
+# and names, the kernel's overlayfs as oracle.
+conformance: setup-test  ## the evidence: the tests on mounts and beside the kernel, in long runs (about an hour)
+	$(AS_ROOT) env HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout 0 tests/mounted tests/differential tests/property $(ARGS)
 
 .PHONY: demo
 demo: setup  ## see it work: three real layers, mounted, entered, changed, explained
