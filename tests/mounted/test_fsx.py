@@ -46,6 +46,13 @@ def test_every_way_to_the_data_shows_the_same(engine: str, metacopy: bool, serve
         exercise(stack, served[engine], mounted, WITHOUT[engine])
 
 
+def test_every_way_to_the_data_shows_the_same_over_ext4(served: dict[str, Backend]) -> None:
+    """There a range can be zeroed, and direct access is the disk's own."""
+    lower, upper = layers(2)
+    with disk.on_ext4() as base, ExitStack() as mounted:
+        exercise(lay(base, [lower], upper=upper), served["direct"], mounted, frozenset())
+
+
 def exercise(stack: Stack, backend: Backend, mounted: ExitStack, without: frozenset[str]) -> None:
     root: Path = stack.mountpoint
 
