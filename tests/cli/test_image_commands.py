@@ -17,6 +17,8 @@ from tests.oci.making import image_of
 from unionfs.cli.main import main
 from unionfs.oci.containers import Containers
 from unionfs.oci.images import Images
+from unionfs.oci.model import OCI_INDEX, Descriptor
+from unionfs.oci.reference import Reference
 from unionfs.oci.snapshots import Snapshots
 
 
@@ -135,11 +137,68 @@ def test_df_and_check(unionfs: Command, images: Images, app: str) -> None:
     assert unionfs("check").status == 1  # the blob is gone, and only a pull brings it back
 
 
-def test_a_lost_database_is_made_anew_from_the_index(unionfs: Command, images: Images, app: str) -> None:
-    images.database.path.write_bytes(b"not a database" * 1000)
-    assert "check --repair" in unionfs("images").errors
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "deleted": Path.unlink,
+    "emptied": lambda path: os.truncate(path, 0),
+    "cut short": lambda path: os.truncate(path, 5000),
+    "overwritten": lambda path: path.write_bytes(b"not a database" * 1000),
+}
+
+
+@pytest.mark.parametrize("how", LOSSES)
+@pytest.mark.parametrize("has_index", [True, False], ids=["index", "no index"])
+def test_a_lost_database_is_made_anew_of_what_stands_on_the_disk(
+    unionfs: Command, images: Images, app: str, how: str, has_index: bool
+) -> None:
+    snapshots = Snapshots.of(images)
+    image = images.find("app:1")
+    images.tag(image, Reference.parse("app:2"))
+    index = images.blobs.put(b"an index of a registry")
+    images.add(image.descriptor, Reference.parse("app:3"), Descriptor(media_type=OCI_INDEX, digest=index, size=22))
+    root = snapshots.merged(snapshots.ensure(image.layers)).root.entry
+    (Containers(images).ensure("work", image, root).upper / "new").write_bytes(b"the user's")
+    mounted = Containers(images).mount(image, Containers(images).find("work"), Path("/somewhere"))
+    before = unionfs("images", "--json"), unionfs("df", "--json").json()["Layers"]
+    LOSSES[how](images.database.path)
+    if not has_index:
+        (images.root / "index.json").unlink()
+    for command in (["images"], ["prune", "--all", "-f"], ["rmi", "-f", "app:1"]):
+        assert "check --repair" in unionfs(*command).errors
+    assert unionfs("check").status == 1
     assert unionfs("check", "--repair").status == 0
-    assert [row["RepoTags"] for row in unionfs("images", "--json").json()] == [["app:1"], ["base:1"]]
+    assert unionfs("check").startswith("the store is sound" if has_index else "note: garbage blob")
+    assert unionfs("prune", "-f").status == 0
+    if has_index:
+        assert (unionfs("images", "--json"), unionfs("df", "--json").json()["Layers"]) == before
+    else:
+        assert [row["RepoTags"] for row in unionfs("images", "--json").json()].count([]) == 0
+        assert unionfs("images", "-q").split().count(app[7:19]) == 1
+    assert "is mounted on /somewhere" in unionfs("rmi", "-f", app[7:]).errors
+    mounted.release()
+    assert unionfs("prune", "--all", "-f").status == 0
+    container = Containers(images).ensure("work", images.find(app[7:]), root)
+    assert (container.upper / "new").read_bytes() == b"the user's"
+
+
+def test_a_container_whose_image_is_lost_is_kept(unionfs: Command, images: Images, app: str) -> None:
+    image = images.find("app:1")
+    root = Snapshots.of(images).merged(Snapshots.of(images).ensure(image.layers)).root.entry
+    changed = Containers(images).ensure("work", image, root).upper / "new"
+    changed.write_bytes(b"the user's")
+    images.database.path.unlink()
+    config = images.blobs.get(image.id)
+    images.blobs.delete(image.id)
+    told = unionfs("check", "--repair")
+    assert told.status == 1
+    assert "PROBLEM: image app:1: blob" in told
+    assert f"is kept, in {images.root}/containers/work" in told
+    unionfs("prune", "--all", "-f")
+    assert changed.read_bytes() == b"the user's"
+    image_of(images, [BASE, CHANGE], "app:1")
+    assert images.blobs.get(image.id) == config
+    assert "note: container work: the database does not know it" in unionfs("check")
+    assert unionfs("check", "--repair").status == 0
+    assert Containers(images).find("work").image == image.descriptor.digest
 
 
 def test_save_load_import_export_commit(unionfs: Command, images: Images, app: str, tmp_path: Path) -> None:

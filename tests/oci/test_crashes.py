@@ -118,8 +118,10 @@ def test_killed_at_every_step(tmp_path: Path, archive: Path, work: Callable[[Pat
         (bring if work is take_away else take_away)(root, archive)
         is_done = run_until(step, lambda: work(root, archive))
         assert unsound(root) == [], f"after step {step}"
+        check(Images(root), repair=True)  # a container of which the database knows nothing more, or nothing yet
         work(root, archive)
         assert unsound(root) == [], f"after step {step} and again"
+        assert bool(os.listdir(root / "containers")) == (work is bring), f"after step {step} and again"
     assert step > 10
     take_away(root, archive)
     assert gc.garbage(Images(root)) == []

@@ -1,7 +1,8 @@
 """Locks between processes, and between threads of one: one flock(2) for each name.
 
 The kernel releases a lock when its holder dies, so a crash never leaves one behind and no lock file
-has to be cleaned up by anybody. The files are empty; only their being locked means something.
+has to be cleaned up by anybody. Only that a file is locked means something; what its holder may have
+written into it is for whoever finds it locked.
 """
 
 import fcntl

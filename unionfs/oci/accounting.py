@@ -46,7 +46,7 @@ def account(images: Images) -> list[Row]:
         _row("Blobs", images.root / "blobs/sha256", doomed, {"blob"}, images.root / "blobs"),
         _row("Layers", images.root / "layers", doomed, {"layer"}),
         _row("Layer indexes", images.root / "indexes", doomed, {"index"}),
-        _containers(images, doomed),
+        _containers(images),
         _row("Partial downloads", images.root / "partial", doomed, {"partial"}),
         _row("Left by crashes", images.root / "staging", doomed, {"staging"}),
     ]
@@ -67,7 +67,7 @@ def _row(kind: str, directory: Path, doomed: Iterable[Garbage], kinds: set[str],
     )
 
 
-def _containers(images: Images, doomed: Iterable[Garbage]) -> Row:
+def _containers(images: Images) -> Row:
     directory = images.root / "containers"
     mounted = {mount.container for mount in Containers(images).mounted() if mount.container}
     return Row(
@@ -75,7 +75,7 @@ def _containers(images: Images, doomed: Iterable[Garbage]) -> Row:
         count=len(os.listdir(directory)),
         active=len(mounted),
         size=tree_size(directory),
-        reclaimable=sum(item.size for item in doomed if item.kind == "container"),
+        reclaimable=0,
     )
 
 

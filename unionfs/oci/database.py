@@ -5,11 +5,14 @@ A connection lives as long as its transaction: any thread and any process may ha
 wait for each other up to BUSY_S; readers wait for nobody.
 
 Use counts are not stored but counted (`layer_uses`): a number that is computed cannot be wrong.
+
+A database that is missing, or empty, is made: but not where a store has been used, because then it was
+lost, and to begin anew would make garbage of all that it knew. `rebuild` finds that again.
 """
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -82,9 +85,13 @@ CREATE VIEW layer_uses AS
 class Database:
     """The file, and transactions on it."""
 
-    def __init__(self, path: Path) -> None:
-        """Use the database at *path*, making it where it is missing."""
+    def __init__(self, path: Path, traces: Sequence[Path] = ()) -> None:
+        """Use the database at *path*, making it where it is missing.
+
+        *traces* are there, files or directories that are not empty, if there must have been one.
+        """
         self.path = path
+        self._traces = traces
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -133,10 +140,16 @@ class Database:
         _use_wal(connection)
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:  # nobody else made it meanwhile
+            self._check_traces()
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
+
+    def _check_traces(self) -> None:
+        for trace in self._traces:
+            if trace.is_file() or (trace.is_dir() and any(trace.iterdir())):
+                raise ImageError(f"{self.path} is lost, but {trace} is there; try: unionfs check --repair")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

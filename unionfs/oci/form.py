@@ -28,7 +28,7 @@ from unionfs.errors import ImageError
 from unionfs.linux import at, xattr
 from unionfs.oci.entry import Entry, Kind
 
-__all__ = ["KEPT_PREFIX", "Form", "RootForm", "UserForm", "form_here"]
+__all__ = ["KEPT_PREFIX", "Form", "RootForm", "UserForm", "form_here", "is_users"]
 
 KEPT_PREFIX: Final = "user.containers.override_"
 """Before the name of an attribute that only root may set: how containers/storage has a user keep it."""
@@ -192,6 +192,11 @@ def form_here(dirfd: int) -> Form:
     raise ImageError(
         "the store's filesystem has no extended attributes; try: UNIONFS_ROOT on ext4, xfs, btrfs or tmpfs"
     )
+
+
+def is_users(fd: int) -> bool:
+    """Tell whether the root directory *fd* of a layer was written in a user's form: then all in it was."""
+    return xattr.get(fd, _OVERRIDE_STAT) is not None
 
 
 def _can_set(dirfd: int, name: str) -> bool:

@@ -2,7 +2,8 @@
 
 Roots are the images, with or without names; each leads to its manifest, its configuration, its layers'
 blobs, the indexes its names mean, and its unpacked layers. Everything else in the store is garbage:
-blobs of images that were removed, layers nobody has, what crashed commands left in staging/.
+blobs of images that were removed, layers nobody has, what crashed commands left in staging/. What holds
+somebody's changes is never garbage: a container's directory goes when he removes the container.
 
 The store's lock is taken for oneself: nobody is adding an image meanwhile, so a blob that no image
 leads to is not one that an image is about to lead to. Every step of the sweep leaves a sound store.
@@ -28,7 +29,7 @@ class Garbage:
     """Something that nothing leads to."""
 
     kind: str
-    """"blob", "layer", "index", "partial", "staging" or "container"."""
+    """"blob", "layer", "index", "partial" or "staging"."""
     name: str
     size: int
     """Bytes on disk."""
@@ -40,12 +41,11 @@ def garbage(images: Images, *, partial: bool = True, without: AbstractSet[Digest
     *partial* downloads only if asked, they can be resumed. The images *without*, by manifest, are taken
     for gone already.
     """
-    blobs, layers, containers = _marked(images, without)
+    blobs, layers = _marked(images, without)
     found = [Garbage("blob", digest.hex, images.blobs.size(digest)) for digest in images.blobs if digest not in blobs]
     for kind, directory, kept in (
         ("layer", "layers", layers),
         ("index", "indexes", layers),
-        ("container", "containers", containers),
         ("staging", "staging", set()),
         ("partial", "partial", set()),
     ):
@@ -60,8 +60,8 @@ def _unmarked(kind: str, directory: Path, kept: set[str]) -> Iterator[Garbage]:
             yield Garbage(kind, entry.name, tree_size(Path(entry.path)))
 
 
-def _marked(images: Images, without: AbstractSet[Digest]) -> tuple[set[str], set[str], set[str]]:
-    """Return the blobs, layer directories and container directories that are in use."""
+def _marked(images: Images, without: AbstractSet[Digest]) -> tuple[set[str], set[str]]:
+    """Return the blobs and the layer directories that are in use."""
     with images.database.reading() as db:
         kept = [row for row in db.execute("SELECT manifest, config FROM images") if row["manifest"] not in without]
         blobs = {digest for row in kept for digest in row}
@@ -70,9 +70,8 @@ def _marked(images: Images, without: AbstractSet[Digest]) -> tuple[set[str], set
         blobs |= {row["blob"] for row in of_images}
         blobs |= {row["root"] for row in db.execute("SELECT manifest, root FROM names") if row["manifest"] in manifests}
         known = {row["chain_id"] for row in db.execute("SELECT chain_id FROM layers")}
-        containers = {row["name"] for row in db.execute("SELECT name FROM containers")}
     layers = {row["chain_id"] for row in of_images} & known
-    return blobs, {Digest(text).hex for text in layers}, containers
+    return blobs, {Digest(text).hex for text in layers}
 
 
 def collect(images: Images, *, wait: bool = True, partial: bool = False) -> list[Garbage] | None:
@@ -100,8 +99,6 @@ def _sweep(images: Images, snapshots: Snapshots, item: Garbage) -> None:
                 snapshots.forget(Digest.from_hex(item.name))
             except ImageError:  # its name is no digest: somebody else's file
                 remove_path(images.root / ("layers" if item.kind == "layer" else "indexes") / item.name)
-        case "container":
-            remove_path(images.root / "containers" / item.name)
         case _:
             remove_path(images.root / item.kind / item.name)
 

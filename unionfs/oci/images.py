@@ -18,7 +18,7 @@ from unionfs.errors import ImageError, NoSuchImage
 from unionfs.linux.flock import Lock
 from unionfs.oci.database import Database
 from unionfs.oci.digest import Digest, chain_ids
-from unionfs.oci.layout import index_of, store_root, write_index
+from unionfs.oci.layout import INDEX_FILE, index_of, store_root, write_index
 from unionfs.oci.model import Descriptor, ImageConfig, Manifest, parse_config, parse_manifest
 from unionfs.oci.reference import Reference
 from unionfs.oci.store import BlobStore
@@ -84,7 +84,8 @@ class Images:
             for name in ("layers", "indexes", "containers", "locks"):
                 (self.root / name).mkdir(exist_ok=True)
         self.blobs = BlobStore(self.root)
-        self.database = Database(self.root / "unionfs.db")
+        traces = [self.root / name for name in (INDEX_FILE, "layers", "containers")]
+        self.database = Database(self.root / "unionfs.db", traces)
 
     def using(self) -> Lock:
         """Return the lock that keeps garbage collection away while it is held; many may hold it."""
@@ -100,6 +101,12 @@ class Images:
             ImageError: its documents are not sound, or do not belong together.
             MissingBlob: a blob is not there.
         """
+        self.record(descriptor, name, root)
+        self.publish()
+        return self.by_manifest(descriptor.digest)
+
+    def record(self, descriptor: Descriptor, name: Reference | None = None, root: Descriptor | None = None) -> None:
+        """Do as `add` does, but for the layout's index, which the caller writes when he has recorded all."""
         manifest = parse_manifest(self.blobs.get(descriptor.digest))
         config = parse_config(self.blobs.get(manifest.config.digest))
         layers = layers_of(manifest, config)
@@ -112,8 +119,6 @@ class Images:
             db.executemany("INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?, ?, ?, ?, ?)", _rows(key, layers))
             if name is not None:
                 _point(db, name, descriptor, root or descriptor)
-        self.publish()
-        return self.by_manifest(descriptor.digest)
 
     def tag(self, image: Image, name: Reference) -> None:
         """Give *image* one more name; an image that had it keeps its others."""
@@ -148,7 +153,16 @@ class Images:
     def publish(self) -> None:
         """Write the layout's index anew from the database."""
         with Lock(self.root / "locks" / "index"):
-            write_index(self.root, index_of((image, names) for image, names in self.named()))
+            write_index(self.root, self.index())
+
+    def index(self) -> bytes:
+        """Return what the layout's index should say."""
+        with self.database.reading() as db:
+            rows = db.execute("SELECT name, root, root_type, root_size FROM names").fetchall()
+        roots = {
+            Reference.parse(row["name"]): _descriptor(row["root"], row["root_type"], row["root_size"]) for row in rows
+        }
+        return index_of(self.named(), roots)
 
     def named(self) -> Iterator[tuple[Descriptor, list[Reference]]]:
         """Yield every image's manifest and names, the oldest addition first."""

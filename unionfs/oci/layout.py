@@ -8,25 +8,27 @@ Source: OCI image-spec image-layout.md; annotations.md for the two ways to write
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
 
 from unionfs.errors import ImageError
-from unionfs.oci.model import OCI_INDEX, Descriptor, Index, encode, parse_index
+from unionfs.oci.model import OCI_INDEX, Descriptor, Index, decode, encode, parse_index
 from unionfs.oci.reference import Reference
-from unionfs.oci.store import MAX_DOCUMENT, sync_directory
+from unionfs.oci.store import MAX_DOCUMENT, sync_directory, write_durably
 
 __all__ = [
     "FULL_NAME",
+    "INDEX_FILE",
     "LAYOUT_FILE",
     "TAG_NAME",
     "index_of",
     "named",
     "names_in",
     "read_index",
+    "root_in",
     "store_root",
     "write_index",
 ]
@@ -40,6 +42,9 @@ TAG_NAME: Final = "org.opencontainers.image.ref.name"
 
 FULL_NAME: Final = "io.containerd.image.name"
 """Annotation: a whole name, as containerd and docker write it."""
+
+ROOT: Final = "io.unionfs.root"
+"""Annotation: the descriptor of what the name means to its registry, where that is an index."""
 
 
 def store_root() -> Path:
@@ -65,18 +70,33 @@ def read_index(directory: Path) -> Index:
         raise ImageError(f"{directory} is not an OCI image layout: it has no {INDEX_FILE}") from error
 
 
-def index_of(images: Iterable[tuple[Descriptor, Iterable[Reference]]]) -> bytes:
-    """Return the text of an index: an image once for each name, unnamed ones too."""
+def index_of(
+    images: Iterable[tuple[Descriptor, Iterable[Reference]]], roots: Mapping[Reference, Descriptor] | None = None
+) -> bytes:
+    """Return the text of an index: an image once for each name, unnamed ones too; *roots* as `root_in` has them."""
     manifests = []
     for descriptor, names in images:
         bare = replace(descriptor, annotations=None)
-        manifests += [named(bare, name) for name in sorted(names)] or [bare]
+        manifests += [named(bare, name, (roots or {}).get(name)) for name in sorted(names)] or [bare]
     return encode(Index(schema_version=2, media_type=OCI_INDEX, manifests=tuple(manifests)))
 
 
-def named(descriptor: Descriptor, name: Reference) -> Descriptor:
+def named(descriptor: Descriptor, name: Reference, root: Descriptor | None = None) -> Descriptor:
     """Write a name down in both ways that readers know."""
-    return replace(descriptor, annotations={FULL_NAME: str(name), TAG_NAME: name.tag or str(name)})
+    said = {FULL_NAME: str(name), TAG_NAME: name.tag or str(name)}
+    if root is not None and root.digest != descriptor.digest:
+        said[ROOT] = encode(root).decode()
+    return replace(descriptor, annotations=said)
+
+
+def root_in(descriptor: Descriptor) -> Descriptor | None:
+    """Return what the store's own index says that a name means to its registry; None for the image itself.
+
+    Raises:
+        ImageError: it was written by somebody else.
+    """
+    said = (descriptor.annotations or {}).get(ROOT)
+    return decode(said.encode(), Descriptor, "descriptor") if said else None
 
 
 def names_in(descriptor: Descriptor) -> Iterator[Reference]:
@@ -96,10 +116,7 @@ def write_index(directory: Path, index: bytes) -> None:
             continue
         staged = directory / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
         try:
-            with staged.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_durably(staged, content)
             staged.rename(path)
         finally:
             staged.unlink(missing_ok=True)

@@ -41,6 +41,7 @@ __all__ = [
     "Manifest",
     "RootFS",
     "RunConfig",
+    "decode",
     "encode",
     "media_type_of",
     "parse_config",
@@ -191,7 +192,8 @@ def _decode_hook(kind: type, value: object) -> object:
     raise TypeError(f"Expected a digest, got {value!r}")  # msgspec adds where
 
 
-def _parse(raw: bytes, kind: type[_T], what: str) -> _T:
+def decode(raw: bytes, kind: type[_T], what: str) -> _T:
+    """Parse JSON that says *what*, refusing what is not of that *kind*."""
     try:
         return msgspec.json.decode(raw, type=kind, dec_hook=_decode_hook)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -204,7 +206,7 @@ def media_type_of(raw: bytes, said: str | None = None) -> str:
     Raises:
         ImageError: it is neither an index nor a manifest that we know; the message names the type.
     """
-    kind = _parse(raw, _Kind, "manifest")
+    kind = decode(raw, _Kind, "manifest")
     if kind.manifests is not None and kind.layers is not None:  # CVE-2021-41190: one digest, two images
         raise ImageError("a document that is an index and a manifest at once")
     named = kind.media_type or said
@@ -222,12 +224,12 @@ def media_type_of(raw: bytes, said: str | None = None) -> str:
 
 def parse_index(raw: bytes) -> Index:
     """Parse an image index or a docker manifest list."""
-    return _parse(raw, Index, "image index")
+    return decode(raw, Index, "image index")
 
 
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse a manifest, refusing by name what is not an image that can be unpacked."""
-    manifest = _parse(raw, Manifest, "image manifest")
+    manifest = decode(raw, Manifest, "image manifest")
     if manifest.config.media_type not in CONFIG_TYPES:
         raise ImageError(f"not an image: its configuration is of type {manifest.config.media_type}")
     for layer in manifest.layers:
@@ -238,7 +240,7 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 def parse_config(raw: bytes) -> ImageConfig:
     """Parse an image configuration."""
-    config = _parse(raw, ImageConfig, "image configuration")
+    config = decode(raw, ImageConfig, "image configuration")
     if config.rootfs.type != "layers":
         raise ImageError(f"the image's root is of unknown type {config.rootfs.type!r}")
     return config

@@ -2,7 +2,7 @@
 
     ROOT/layers/HEX        a layer as overlays stack it; HEX is its chain id
     ROOT/indexes/HEX       its entries, so that questions about it open one file instead of thousands
-    ROOT/containers/NAME   {upper,work}: a writable layer, kept from mount to mount
+    ROOT/containers/NAME   {upper,work}: a writable layer, kept from mount to mount; see `containers`
     ROOT/staging/layer-*   a layer being unpacked
 
 A layer appears by one rename, then the database learns of it. Whoever dies between the two leaves a
@@ -13,7 +13,7 @@ make it again. Two processes that want one layer meet at the lock, and the secon
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -27,8 +27,8 @@ from unionfs.linux.flock import Lock
 from unionfs.linux.remove import remove
 from unionfs.oci.database import Database
 from unionfs.oci.digest import Digest
-from unionfs.oci.entry import ROOT, Entry
-from unionfs.oci.form import UserForm, form_here
+from unionfs.oci.entry import ROOT, Entry, Kind
+from unionfs.oci.form import UserForm, form_here, is_users
 from unionfs.oci.images import Images, LayerOf
 from unionfs.oci.merged import Merged
 from unionfs.oci.model import Descriptor
@@ -208,17 +208,30 @@ class Snapshots:
         staged_index.rename(index)
         staged.rename(target)
         sync_directory(target.parent)
+        self._record(layer, below, made.entries, by_user=by_user)
+
+    def _record(self, layer: LayerOf, below: Sequence[Digest], entries: Sequence[Entry], *, by_user: bool) -> None:
         row = (
             str(layer.chain_id),
             str(layer.diff_id),
             str(below[-1]) if below else None,
-            made.size,
-            len(made.entries),
+            sum(entry.size for entry in entries if entry.kind is Kind.FILE),
+            len(entries),
             int(by_user),
             time.time_ns(),
         )
         with self._database.changing() as db:
             db.execute("INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def recognize(self, layers: Sequence[LayerOf]) -> None:
+        """Tell a new database which of *layers*, bottom first, are there; a directory that is there is whole."""
+        below: list[Digest] = []
+        for layer in layers:
+            with suppress(ImageError, FileNotFoundError):
+                if not self.has(layer.chain_id):
+                    with _opened(self.path(layer.chain_id)) as fd:
+                        self._record(layer, below, self.index(layer.chain_id), by_user=is_users(fd))
+            below.append(layer.chain_id)
 
     def forget(self, chain_id: Digest) -> None:
         """Remove a layer; first from the database, so that a crash leaves a directory nobody believes in."""

@@ -247,6 +247,14 @@ class BlobStore:
                 yield Digest.from_hex(entry.name)
 
 
+def write_durably(path: Path, content: bytes) -> None:
+    """Make the file *path*, which must not be there, and have its content on the disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in *path* durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -83,8 +83,6 @@ class Unpacked:
     """Of the archive, decompressed."""
     entries: tuple[Entry, ...]
     """The layer's files, sorted, parents first, with the digest of each content."""
-    size: int
-    """Bytes of content; a file of several names counts once."""
     notes: tuple[str, ...] = field(default=())
     """What could not be kept as the archive says, one sentence each."""
 
@@ -170,8 +168,7 @@ def unpack(
         diff_id = pump.close()
     if expected is not None and diff_id != expected:
         raise DigestMismatch(expected, diff_id)
-    size = sum(entry.size for entry in entries if entry.kind is Kind.FILE)
-    return Unpacked(diff_id=diff_id, entries=entries, size=size, notes=tuple(form.notes))
+    return Unpacked(diff_id=diff_id, entries=entries, notes=tuple(form.notes))
 
 
 def read_index(blob: BinaryIO, below: Below | None, limits: Limits) -> tuple[Entry, ...]:

@@ -1,10 +1,12 @@
 """Check the store: that every name leads to something whole, and that all is what its digest says.
 
-    database    opens, is consistent                     else: made anew from index.json and the blobs
+    database    is there, opens, is consistent           else: made anew, see `rebuild`
+    image       its manifest and configuration are there else: told, when the database is made anew
     index       says what the database says              else: written anew
     blob        is there, whole, and has its digest      else: removed, so that a pull brings it again
     layer       is there, with an index, and as indexed  else: removed, unpacked again when it is wanted
     container   is there                                 else: told; what was in it is lost
+                is known                                 else: taken in
     garbage     nothing leads to it                      told; `prune` removes it
 
 Repairs remove only what is damaged, never what is merely unknown. Hold the store's lock for yourself.
@@ -13,26 +15,22 @@ Repairs remove only what is damaged, never what is merely unknown. Hold the stor
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from msgspec.structs import replace
 
 from unionfs.errors import BadMark, ImageError
-from unionfs.oci.database import Database
+from unionfs.oci.containers import Containers
 from unionfs.oci.digest import CHUNK, Digest
 from unionfs.oci.entry import Entry, Kind
 from unionfs.oci.form import RootForm, UserForm
 from unionfs.oci.gc import garbage
 from unionfs.oci.images import Images
-from unionfs.oci.layout import index_of, names_in, read_index
+from unionfs.oci.rebuild import rebuild
 from unionfs.oci.scan import scan
 from unionfs.oci.snapshots import LayerFiles, Snapshots
 from unionfs.oci.store import MissingBlob
-
-if TYPE_CHECKING:
-    from unionfs.oci.model import Descriptor
 
 __all__ = ["Problem", "check"]
 
@@ -42,7 +40,7 @@ class Problem:
     """Something that is not as it should be."""
 
     kind: str
-    """"database", "index", "blob", "layer", "container" or "garbage"."""
+    """"database", "image", "index", "blob", "layer", "container" or "garbage"."""
     name: str
     what: str
     repaired: bool = False
@@ -57,7 +55,7 @@ def check(images: Images, *, repair: bool = False, content: bool = True) -> list
         return found
     found += _blobs(images, repair=repair, content=content)
     found += _layers(images, repair=repair, content=content)
-    found += _containers(images)
+    found += _containers(images, repair=repair)
     found += _index(images, repair=repair)
     for item in garbage(images):
         found.append(
@@ -75,27 +73,10 @@ def _database(images: Images, *, repair: bool) -> Iterator[Problem]:
         result, broken = str(error.__cause__ or error), []
     if result == "ok" and not broken:
         return
-    if repair:
-        _rebuild(images)
     yield Problem(kind="database", name=images.database.path.name, what=str(result), repaired=repair)
-
-
-def _rebuild(images: Images) -> None:
-    """Make a new database of what the layout's index names; unpacked layers are found again by unpacking."""
-    for suffix in ("", "-wal", "-shm"):
-        damaged = images.database.path.with_name(images.database.path.name + suffix)
-        if damaged.exists():
-            damaged.rename(damaged.with_name(damaged.name + ".damaged"))
-    images.database = Database(images.root / "unionfs.db")
-    known: tuple[Descriptor, ...] = ()
-    with suppress(ImageError):  # without an index, all content becomes garbage, and is there to be looked at
-        known = read_index(images.root).manifests
-    for descriptor in known:
-        name = next(names_in(descriptor), None)
-        try:
-            images.add(replace(descriptor, annotations=None), name)
-        except ImageError:
-            continue  # its blobs are damaged or gone, and are reported as such
+    if repair:
+        for name, what in rebuild(images):
+            yield Problem(kind="image", name=name, what=what)
 
 
 def _blobs(images: Images, *, repair: bool, content: bool) -> Iterator[Problem]:
@@ -188,16 +169,27 @@ def _content_fault(snapshots: Snapshots, chain_id: Digest) -> str | None:
     return None
 
 
-def _containers(images: Images) -> Iterator[Problem]:
-    with images.database.reading() as db:
-        names = [row["name"] for row in db.execute("SELECT name FROM containers ORDER BY name")]
-    for name in names:
-        if not (images.root / "containers" / name / "upper").is_dir():
-            yield Problem(kind="container", name=name, what="its directory is gone, and its changes with it")
+def _containers(images: Images, *, repair: bool) -> Iterator[Problem]:
+    containers = Containers(images)
+    for container in containers.all():
+        if not container.upper.is_dir():
+            yield Problem(kind="container", name=container.name, what="its directory is gone, and its changes with it")
+    for name in containers.unknown():
+        try:
+            if repair:
+                containers.take_in(name)
+        except ImageError as error:
+            what = (
+                f"cannot be taken in: {error}; what was changed in it is kept, in {images.root / 'containers' / name}"
+            )
+            yield Problem(kind="container", name=name, what=what)
+        else:
+            what = "the database does not know it; what was changed in it is kept"
+            yield Problem(kind="container", name=name, what=what, repaired=repair, harmless=True)
 
 
 def _index(images: Images, *, repair: bool) -> Iterator[Problem]:
-    wanted = index_of(images.named())
+    wanted = images.index()
     try:
         there = (images.root / "index.json").read_bytes()
     except FileNotFoundError:
