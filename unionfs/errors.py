@@ -13,6 +13,7 @@
     + LayerInUse            another union that lives has the upper layer or the work directory
   - MountError              the stack is good, but the mount could not be made
   - ImageError              an image that is not what its digest or its schema says
+    + MalformedName           what should name an image or a platform cannot
     + NoSuchImage           the store has no image, layer or container of that name
     + NoSuchPath            an image has no file of that name
   - RegistryError           a registry refused, failed, or could not be reached
@@ -33,6 +34,7 @@ __all__ = [
     "FSError",
     "ImageError",
     "LayerInUse",
+    "MalformedName",
     "MountError",
     "NoSuchImage",
     "NoSuchPath",
@@ -113,6 +115,10 @@ class MountError(UnionFSError):
 
 class ImageError(UnionFSError):
     """An image that is not what its digest or its schema says."""
+
+
+class MalformedName(ImageError):
+    """A text that can be no image's name, or no platform; the message says which part is wrong."""
 
 
 class NoSuchImage(ImageError):

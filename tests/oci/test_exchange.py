@@ -16,6 +16,7 @@ import pytest
 from tests.oci.archives import archive_of, file, info_of, names, symlink
 from tests.oci.conftest import BASE, CHANGE
 from tests.oci.making import image_of
+from unionfs.cli.exitcodes import Exit, status_of
 from unionfs.errors import ImageError
 from unionfs.oci.images import Image, Images
 from unionfs.oci.load import load
@@ -122,6 +123,19 @@ class TestHostile:
         with pytest.raises(ImageError, match=message):
             load(images, io.BytesIO(archive_of(*members)))
         assert images.all() == []
+
+    @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
+    def test_a_name_that_is_none(self, images: Images, app: Image, tmp_path: Path, form: str) -> None:
+        out = io.BytesIO()
+        save(images.blobs, [(app, app.names)], form, out)
+        told = (
+            out.getvalue()
+            .replace(b"docker.io/library/app:1", b"docker.io/library/APP:1")
+            .replace(b'"app:1"', b'"APP:1"')
+        )
+        with pytest.raises(ImageError, match="a name that is none") as caught:
+            load(Images(tmp_path / "other"), io.BytesIO(told))
+        assert status_of(caught.value) is Exit.IMAGE
 
     def test_a_layer_that_is_not_the_configurations(self, images: Images, app: Image, tmp_path: Path) -> None:
         source = saved(images, app, "docker-archive", tmp_path)

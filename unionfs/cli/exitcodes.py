@@ -3,7 +3,7 @@
 import enum
 from typing import Final
 
-from unionfs.errors import ConfigError, ImageError, NoSuchImage, NoSuchPath, UnionFSError
+from unionfs.errors import ConfigError, ImageError, MalformedName, NoSuchImage, NoSuchPath, UnionFSError
 
 __all__ = ["REPORTED", "Exit", "describe", "status_of"]
 
@@ -15,7 +15,7 @@ class Exit(enum.IntEnum):
     FAILED = 1
     """It was refused or went wrong; one line on stderr says why."""
     USAGE = 2
-    """The options make no sense, alone or together."""
+    """The options make no sense, alone or together, or a name is none."""
     IMAGE = 3
     """An image is not what its digest or its schema says."""
     NOT_FOUND = 4
@@ -24,6 +24,7 @@ class Exit(enum.IntEnum):
 
 REPORTED: Final[dict[type[Exception], Exit]] = {
     ConfigError: Exit.USAGE,
+    MalformedName: Exit.USAGE,
     NoSuchImage: Exit.NOT_FOUND,
     NoSuchPath: Exit.NOT_FOUND,
     ImageError: Exit.IMAGE,

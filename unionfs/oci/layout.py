@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from unionfs.errors import ImageError
+from unionfs.errors import ImageError, MalformedName
 from unionfs.oci.model import OCI_INDEX, Descriptor, Index, decode, encode, parse_index
 from unionfs.oci.reference import Reference
 from unionfs.oci.store import MAX_DOCUMENT, sync_directory, write_durably
@@ -104,7 +104,10 @@ def names_in(descriptor: Descriptor) -> Iterator[Reference]:
     said = descriptor.annotations or {}
     for text in (said.get(FULL_NAME), said.get(TAG_NAME)):
         if text and (text == said.get(FULL_NAME) or "/" in text or ":" in text):
-            yield Reference.parse(text)
+            try:
+                yield Reference.parse(text)
+            except MalformedName as error:
+                raise ImageError(f"the index gives a name that is none: {error}") from error
             return
 
 

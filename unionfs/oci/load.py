@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Protocol
 
 import msgspec
 
-from unionfs.errors import ImageError
+from unionfs.errors import ImageError, MalformedName
 from unionfs.oci.compression import decompressed, kind_of
 from unionfs.oci.digest import CHUNK, Digest, Reader
 from unionfs.oci.entry import Kind
@@ -242,7 +242,11 @@ def _docker(arrived: Arrived, raw: bytes) -> Found:
         )
         content = encode(manifest)
         descriptor = Descriptor(media_type=DOCKER_MANIFEST, digest=arrived.blobs.put(content), size=len(content))
-        yield descriptor, [Reference.parse(name) for name in image.repo_tags or ()]
+        try:
+            names = [Reference.parse(name) for name in image.repo_tags or ()]
+        except MalformedName as error:
+            raise ImageError(f"the archive gives a name that is none: {error}") from error
+        yield descriptor, names
 
 
 def _layer(arrived: Arrived, path: str, diff_id: Digest) -> Descriptor:

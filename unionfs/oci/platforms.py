@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 from msgspec import Struct, field
 
-from unionfs.errors import ImageError
+from unionfs.errors import ImageError, MalformedName
 
 __all__ = ["Platform", "choose", "host_platform", "parse_platform"]
 
@@ -77,7 +77,7 @@ def parse_platform(text: str) -> Platform:
     if len(parts) == 1:
         parts.insert(0, "linux")
     if len(parts) > 3 or not all(parts):
-        raise ImageError(f"not a platform: {text!r}; write os/architecture[/variant]")
+        raise MalformedName(f"not a platform: {text!r}; write os/architecture[/variant]")
     os_name, architecture, *rest = parts
     architecture, variant = _GO_NAMES.get(architecture, (architecture, None))
     return Platform(os=os_name, architecture=architecture, variant=rest[0] if rest else variant)

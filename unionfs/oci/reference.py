@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from unionfs.errors import ImageError
+from unionfs.errors import MalformedName
 from unionfs.oci.digest import Digest
 
 __all__ = ["DEFAULT_REGISTRY", "Reference", "canonical", "is_registry"]
@@ -60,7 +60,7 @@ class Reference:
     >>> Reference.parse("Debian")
     Traceback (most recent call last):
     ...
-    unionfs.errors.ImageError: not a repository: 'library/Debian'; it must be lower case
+    unionfs.errors.MalformedName: not a repository: 'library/Debian'; it must be lower case
     """
 
     registry: str
@@ -70,30 +70,30 @@ class Reference:
 
     def __post_init__(self) -> None:
         if not is_registry(self.registry):
-            raise ImageError(f"not a registry: {self.registry!r}; write HOST or HOST:PORT")
+            raise MalformedName(f"not a registry: {self.registry!r}; write HOST or HOST:PORT")
         if not _REPOSITORY.fullmatch(self.repository):
-            raise ImageError(f"not a repository: {self.repository!r}; {_cure(self.repository)}")
+            raise MalformedName(f"not a repository: {self.repository!r}; {_cure(self.repository)}")
         if len(self.repository) > MAX_REPOSITORY:
-            raise ImageError(f"the repository's name is longer than {MAX_REPOSITORY} characters")
+            raise MalformedName(f"the repository's name is longer than {MAX_REPOSITORY} characters")
         if self.tag is not None and not _TAG.fullmatch(self.tag):
-            raise ImageError(f"not a tag: {self.tag!r}; use letters, digits, '_', '.', '-'")
+            raise MalformedName(f"not a tag: {self.tag!r}; use letters, digits, '_', '.', '-'")
         if self.tag is None and self.digest is None:
-            raise ImageError(f"neither tag nor digest: {self.name}")
+            raise MalformedName(f"neither tag nor digest: {self.name}")
 
     @classmethod
     def parse(cls, text: str) -> "Reference":
         """Read what a user typed.
 
         Raises:
-            ImageError: the text is no reference; the message says which part and what is allowed.
+            MalformedName: the text is no reference; the message says which part and what is allowed.
         """
         name, at, digest_text = text.partition("@")
         digest = Digest(digest_text) if at else None
         name, tag = _split_tag(name)
         if not name:
-            raise ImageError(f"not an image reference: {text!r}")
+            raise MalformedName(f"not an image reference: {text!r}")
         if _HEX.fullmatch(name):
-            raise ImageError(f"not a repository: {name!r}; 64 hex digits would read as an image id")
+            raise MalformedName(f"not a repository: {name!r}; 64 hex digits would read as an image id")
         registry, repository = _split_registry(name)
         if tag is None and digest is None:
             tag = DEFAULT_TAG
