@@ -1,7 +1,6 @@
 """Many: processes, names, layers; and too little: space."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,9 +76,8 @@ def test_eight_processes_in_one_tree(engine: str, served: dict[str, Backend]) ->
         lines = [line for line in differences(before, after) if engine != "pyfuse3" or ": same_as: " not in line]
         assert lines == []
         with served[engine](stack) as driver:
-            for name in os.listdir(stack.mountpoint):
-                path = stack.mountpoint / name
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            paths = [stack.mountpoint / name for name in os.listdir(stack.mountpoint)]
+            subprocess.run(["rm", "-rf", *paths], check=True)  # after minutes too deep for shutil.rmtree
             assert driver.listdir("") == []
 
 

@@ -149,10 +149,13 @@ class Machine(RuleBasedStateMachine):
         self.mounts.close()
         self.mount()
 
-    @precondition(lambda self: len(self.mine.lower) < MAX_LAYERS and not self.mine.features.index)
+    @precondition(lambda self: len(self.mine.lower) < MAX_LAYERS and not self.mine.features.index and not self.flagged)
     @rule()
     def new_upper(self) -> None:
-        """Make the upper layer the topmost lower one: layers as real unions write them."""
+        """Make the upper layer the topmost lower one: layers as real unions write them.
+
+        Flags of chattr(1) stay in ours, which are the files' own; the kernel's count in an upper layer only.
+        """
         note("new upper layer")
         self.mounts.close()
         self.mine, self.theirs = _with_new_upper(self.mine), _with_new_upper(self.theirs)
