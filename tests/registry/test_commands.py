@@ -108,8 +108,8 @@ def test_progress_is_for_a_terminal(server: Hostile, images: Images) -> None:
 
 
 ERRORS = [
-    (["pull", "Upper"], 3, "must be lower case"),
-    (["pull", "--platform", "x/y/z/w", "debian"], 3, "not a platform"),
+    (["pull", "Upper"], 2, "must be lower case"),
+    (["pull", "--platform", "x/y/z/w", "debian"], 2, "not a platform"),
     (["push", "nothing"], 4, "no image 'nothing'"),
     (["push", "-a", "nothing"], 4, "no image of the repository"),
     (["push", "-a", "a", "b"], 2, "leave the second one out"),
