@@ -64,7 +64,16 @@ class Lab:
 def nothing_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home" / "config"))
-    for name in ("DOCKER_CONFIG", "UNIONFS_REGISTRIES", "SSL_CERT_FILE", "https_proxy", "http_proxy", "all_proxy"):
+    for name in (
+        "DOCKER_CONFIG",
+        "REGISTRY_AUTH_FILE",
+        "XDG_RUNTIME_DIR",
+        "UNIONFS_REGISTRIES",
+        "SSL_CERT_FILE",
+        "https_proxy",
+        "http_proxy",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 

@@ -121,6 +121,29 @@ def test_the_files_place_is_dockers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert DockerConfig.load().path == tmp_path / "elsewhere/config.json"
 
 
+def test_podmans_files_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, **auths: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"auths": {host: auth(pair) for host, pair in auths.items()}}), encoding="utf-8")
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
+    write(tmp_path / "home/.docker/config.json", one="docker:1")
+    write(tmp_path / "run/containers/auth.json", **{"one": "podman:1", "two": "podman:2", "part/team": "podman:3"})
+    write(tmp_path / "home/config/containers/auth.json", two="lasting:2", three="lasting:3")
+    config = DockerConfig.load()
+    assert [config.get(host) for host in ("one", "two", "three", "part")] == [
+        Credential("docker", "1"), Credential("podman", "2"), Credential("lasting", "3"), None,
+    ]  # fmt: skip
+    assert config.erase("two")
+    assert [DockerConfig.load().get(host) for host in ("one", "two")] == [Credential("docker", "1"), None]
+    write(tmp_path / "named.json", two="named:2")
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "named.json"))
+    assert [DockerConfig.load().get(host) for host in ("one", "two")] == [None, Credential("named", "2")]
+    DockerConfig.load().store("four", Credential("me", "4"))
+    assert DockerConfig.load(tmp_path / "named.json").get("four") == Credential("me", "4")
+
+
 def test_logging_in_and_out_keeps_what_is_not_ours(tmp_path: Path) -> None:
     path = tmp_path / "new" / "config.json"
     path.parent.mkdir()

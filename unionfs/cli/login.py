@@ -1,7 +1,8 @@
 """Log in to a registry: try a name and a password, and keep them where docker keeps them.
 
 That is $DOCKER_CONFIG/config.json (~/.docker/config.json), or the credential helper it names, so
-what docker and podman already know is known here, and the reverse. Without REGISTRY it is docker.io.
+what docker already knows is known here, and the reverse; podman's auth.json is read too, and
+$REGISTRY_AUTH_FILE names another file. Without REGISTRY it is docker.io.
 """
 
 import argparse

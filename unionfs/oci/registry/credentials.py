@@ -9,7 +9,16 @@ They are asked in this order; a helper that is named but not installed is an err
 anonymous request, because "access denied" would hide the cause. What ``login`` writes goes where
 docker would write it, every key we do not know is kept, and the file is replaced in one rename.
 
-Source: github.com/docker/cli ``cli/config``; github.com/docker/docker-credential-helpers.
+What docker's file does not know is looked up in podman's, which have the same form:
+
+    $XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json), then
+    $XDG_CONFIG_HOME/containers/auth.json
+
+``$REGISTRY_AUTH_FILE`` names one file instead of all these, as it does for podman. Podman's entries for
+a part of a registry (``quay.io/team``) are not used: they are for nobody else of that host.
+
+Source: github.com/docker/cli ``cli/config``; github.com/docker/docker-credential-helpers;
+containers-auth.json(5).
 """
 
 import base64
@@ -35,6 +44,8 @@ _TOKEN_USER: Final = "<token>"  # noqa: S105  a marker of the protocol, not a se
 """The username under which a helper hands out an identity token."""
 
 _NOT_FOUND: Final = "credentials not found"
+_PART: Final = re.compile(r"(?!https?://)[^/]+/(?!v[12](/|$))[^/]")
+"""A key of podman's for some repositories of a registry."""
 _HELPER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HELPER_SECONDS: Final = 60
 """A helper may ask its user to unlock a key ring."""
@@ -55,8 +66,20 @@ class Credential:
 
 
 def config_path() -> Path:
+    """Return the file that ``login`` writes, and that is asked first."""
+    if said := os.environ.get("REGISTRY_AUTH_FILE"):
+        return Path(said)
     folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
     return Path(folder, "config.json")
+
+
+def _podman_paths() -> list[Path]:
+    if os.environ.get("REGISTRY_AUTH_FILE"):
+        return []
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    fleeting = Path(runtime, "containers") if runtime else Path("/run/containers", str(os.geteuid()))
+    lasting = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers")
+    return [fleeting / "auth.json", lasting / "auth.json"]
 
 
 def server_key(host: str) -> str:
@@ -70,15 +93,24 @@ class DockerConfig:
 
     path: Path
     content: dict[str, Any] = field(default_factory=dict)
+    others: list["DockerConfig"] = field(default_factory=list)
+    """Files of the same form, for what this one does not know."""
 
     @classmethod
     def load(cls, path: Path | None = None) -> "DockerConfig":
-        """Read the file; a missing one is an empty one.
+        """Read the file, or docker's and podman's; a missing one is an empty one.
 
         Raises:
-            ConfigError: the file is there, but cannot be understood.
+            ConfigError: a file is there, but cannot be understood.
         """
-        path = path or config_path()
+        if path is None:
+            found = cls._read(config_path())
+            found.others = [cls._read(other) for other in _podman_paths()]
+            return found
+        return cls._read(path)
+
+    @classmethod
+    def _read(cls, path: Path) -> "DockerConfig":
         try:
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
@@ -94,7 +126,8 @@ class DockerConfig:
         key = server_key(host)
         helper = self._helper(key)
         found = _ask_helper(helper, key) if helper else None
-        return found or self._written(key)
+        mine = found or self._written(key)
+        return mine or next(filter(None, (other.get(host) for other in self.others)), None)
 
     def store(self, host: str, credential: Credential) -> str:
         """Remember *credential*; return where, in words for the user."""
@@ -108,7 +141,8 @@ class DockerConfig:
         return f"credential helper {helper}" if helper else str(self.path)
 
     def erase(self, host: str) -> bool:
-        """Forget the credentials for *host*; False if there were none."""
+        """Forget the credentials for *host*, wherever they are; False if there were none."""
+        elsewhere = [other.erase(host) for other in self.others]
         key = server_key(host)
         known = self._find(key)
         helper = self._helper(key)
@@ -118,7 +152,7 @@ class DockerConfig:
         if known:
             self.content["auths"] = {name: it for name, it in self._auths().items() if name not in known}
             self._save()
-        return bool(known) or held
+        return bool(known) or held or any(elsewhere)
 
     def _helper(self, key: str) -> str | None:
         helpers = self._section("credHelpers")
@@ -139,7 +173,9 @@ class DockerConfig:
     def _find(self, key: str) -> list[str]:
         """The names under which *key* is written: exact first, then as some URL of its host."""
         exact = [name for name in self._auths() if name == key]
-        return exact + [name for name in self._auths() if name != key and _host(name) == _host(key)]
+        return exact + [
+            name for name in self._auths() if name != key and _host(name) == _host(key) and not _PART.match(name)
+        ]
 
     def _written(self, key: str) -> Credential | None:
         for name in self._find(key):
