@@ -13,10 +13,11 @@ import pytest
 
 from tests.registry.conftest import Lab
 from tests.registry.hostile import Hostile, Reply
-from tests.registry.images import Made
+from tests.registry.images import Made, index_of, layer_of, make_image
 from tests.registry.servers import HTPASSWD, PASSWORD, USER, needs, registry
 from unionfs.cli.main import main
 from unionfs.oci.images import Images
+from unionfs.oci.platforms import parse_platform
 from unionfs.oci.registry.credentials import Credential, DockerConfig
 
 
@@ -168,6 +169,31 @@ def test_pull_reads_what_skopeo_sends(
     image = images.find(name)
     assert [layer.blob.digest for layer in image.layers] == [layer.digest for layer in made.manifest.layers]
     assert sorted(os.listdir(images.root / "layers" / image.layers[0].chain_id.hex)) == ["etc"]
+
+
+def test_one_platform_is_pushed_without_the_index(
+    docker_registry: str, images: Images, lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    amd64, arm64 = parse_platform("linux/amd64"), parse_platform("linux/arm64")
+    made = {
+        each: make_image(lab.store, layer_of({"arch": str(each).encode()}), platform=each) for each in (amd64, arm64)
+    }
+    root = index_of(lab.store, made)
+    with Hostile(lab.store).running() as server:
+        server.tags["v1"] = root.digest
+        name, copy = f"{server.host}/multi:v1", f"{docker_registry}/one:v1"
+        assert main(["pull", "--platform", "linux/amd64", name]) == 0
+        assert main(["push", "--platform", "linux/arm64", name, copy]) == 4
+        assert "try: unionfs pull --platform linux/arm64" in capsys.readouterr().err
+        assert main(["pull", "--platform", "linux/arm64", name]) == 0
+    for platform, each in made.items():
+        capsys.readouterr()
+        assert main(["push", "--json", "--platform", str(platform), name, copy]) == 0
+        assert json.loads(capsys.readouterr().out)["digest"] == str(each.descriptor.digest)
+    assert main(["push", "--json", name, copy]) == 0
+    assert json.loads(capsys.readouterr().out)["digest"] == str(root.digest)
+    assert main(["push", "--platform", "s390x", name, copy]) == 3
+    assert main(["push", "--platform", "s390x", str(images.all()[0].id), copy]) == 3
 
 
 def test_all_tags_go_out_and_come_back(

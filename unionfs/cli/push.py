@@ -1,7 +1,8 @@
 """Push an image to a registry, under its own name or another one.
 
 Layers the registry already has, in this repository or another one of it, are not sent. The image
-keeps its digest. Mirrors are never pushed to.
+keeps its digest. Mirrors are never pushed to. Of an image for many platforms all are sent if all are
+here, with their index, else the one that the name means; --platform sends one alone.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.epilog = EPILOG
     parser.add_argument("-a", "--all-tags", action="store_true", help="every tag of the repository IMAGE")
+    parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="only the image for this one, without an index")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each step that was not plain")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with --all-tags an array")
@@ -49,7 +51,11 @@ def run(args: argparse.Namespace) -> Exit:
     with images.using(), Watch(verbose=args.verbose, bars=not args.quiet) as watch:
         for text, name in _wanted(images, args):
             image = images.find(text)
-            pushed = _push(images, image, text, name, watch)
+            root = _root(image, text)
+            if args.platform:
+                image = _of_platform(images, image, root, args.platform)
+                root = image.descriptor
+            pushed = _push(images, image, root, name, watch)
             results.append(_values(pushed, image))
             if not args.json and not args.quiet:
                 print(f"{name.tag}: digest: {pushed.descriptor.digest} size: {pushed.descriptor.size}")
@@ -73,7 +79,26 @@ def _wanted(images: "Images", args: argparse.Namespace) -> "list[tuple[str, Refe
     return [(str(name), name) for name in names]
 
 
-def _push(images: "Images", image: "Image", text: str, name: "Reference", watch: "Watch") -> "Pushed":
+def _of_platform(images: "Images", image: "Image", root: "Descriptor", text: str) -> "Image":
+    """Return the one of *root*'s images that fits a platform."""
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    from unionfs.oci.model import INDEX_TYPES, parse_index  # noqa: PLC0415
+    from unionfs.oci.platforms import Platform, choose, parse_platform  # noqa: PLC0415
+
+    config = image.config
+    own = Platform(os=config.os, architecture=config.architecture, variant=config.variant)
+    there: Sequence[Descriptor] = [replace(image.descriptor, platform=own)]
+    if root.media_type in INDEX_TYPES:
+        there = parse_index(images.blobs.get(root.digest)).manifests
+    chosen = choose(there, parse_platform(text))
+    try:
+        return images.by_manifest(chosen.digest)
+    except NoSuchImage:
+        raise NoSuchImage(f"the image for {text} is not here; try: unionfs pull --platform {text}") from None
+
+
+def _push(images: "Images", image: "Image", root: "Descriptor", name: "Reference", watch: "Watch") -> "Pushed":
     import trio  # noqa: PLC0415
 
     from unionfs.oci.registry import config  # noqa: PLC0415
@@ -82,7 +107,7 @@ def _push(images: "Images", image: "Image", text: str, name: "Reference", watch:
 
     push = Push(
         reference=name,
-        root=_root(image, text),
+        root=root,
         descriptor=image.descriptor,
         store=images.blobs,
         registries=config.load(),
