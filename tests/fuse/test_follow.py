@@ -123,7 +123,7 @@ def test_a_wait_before_what_nobody_waits_for_is_none(machine: Machine, follower:
 
 def test_it_rests_longer_each_time(machine: Machine, follower: Follower) -> None:
     rests = []
-    for _ in range(5):
+    for _ in range(6):
         wait_for_the_cpu(machine, follower, 1, HOPELESS_NS)
         assert not machine.follows()
         rest = 0
@@ -133,6 +133,23 @@ def test_it_rests_longer_each_time(machine: Machine, follower: Follower) -> None
         rests.append(rest)
     assert rests[-1] > 8 * rests[0]
     assert abs(rests[-1] - rests[-2]) <= 1  # no longer than this
+
+
+def test_a_trial_that_did_well_forgets_those_before(machine: Machine, follower: Follower) -> None:
+    rests = []
+    for peace in (0, 0, 10 * WINDOW):
+        wait_for_the_cpu(machine, follower, 1, HOPELESS_NS)
+        rest = 0
+        while not machine.follows():
+            send(follower, WINDOW, CLIENT)
+            rest += 1
+        rests.append(rest)
+        send(follower, peace, CLIENT)
+    wait_for_the_cpu(machine, follower, 1, HOPELESS_NS)
+    assert not machine.follows()
+    send(follower, (rests[0] + 1) * WINDOW, CLIENT)
+    assert machine.follows()
+    assert rests[2] > 8 * rests[0]
 
 
 def test_the_cpu_of_a_thread() -> None:

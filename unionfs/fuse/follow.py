@@ -51,10 +51,12 @@ _STRIKES: Final = 3
 _FIRST_SAMPLE: Final = 4
 _LAST_SAMPLE: Final = 128
 """Requests between two looks at where the client is: from the first to the last while it stays."""
-_FIRST_REST: Final = 16
+_FIRST_REST: Final = 4
 _LONGEST_REST: Final = 1024
 """Windows of THIRTY_TWO requests before following is tried again, four times as many each time: a trial next to
 programs that starve us costs as much as a thousand requests."""
+_PROOF: Final = 8
+"""Windows of following in peace after which it was right to try: what was lost before is won back by then."""
 
 _CAP_SYS_NICE: Final = 23
 _NICE_0: Final = 20
@@ -84,6 +86,8 @@ class Follower:
         self._rest = 0
         """Windows left before following is tried again."""
         self._next_rest = _FIRST_REST
+        self._proof = 0
+        """Windows left until the trial is one that did well."""
         self._start()
 
     @staticmethod
@@ -135,6 +139,9 @@ class Follower:
         self._window_ends = self._requests + _THIRTY_TWO
         changes, self._changes = self._changes, 0
         if self._following:
+            self._proof -= 1
+            if not self._proof:
+                self._next_rest = _FIRST_REST
             if changes > _PARALLEL:
                 self._stop()
         elif self._rest:
@@ -154,6 +161,7 @@ class Follower:
     def _start(self) -> None:
         self._following = True
         self._strikes = 0
+        self._proof = _PROOF
         self._until_look = 1
         self._look_at = self._requests + 1
         self._delay_ns = self._read_delay()
