@@ -134,38 +134,47 @@ def test_bad_input_is_one_line(unionfs: Store, argv: list[str], message: str) ->
     assert done.stderr.count("\n") == 1
 
 
-def test_an_ordinary_user_sees_what_root_would(tmp_path: Path) -> None:
+def as_user(tmp_path: Path, layer: bytes, script: str) -> list[str]:
+    """Load an image of one layer, app:1, as an ordinary user, and run *script* as him; return what it printed.
+
+    H is his home, M a directory to mount on.
+    """
     source = Images(tmp_path / "source")
-    image = image_of(source, [everything()], "all:1")
+    image = image_of(source, [layer], "app:1")
     home = tmp_path / "home"
     home.mkdir()
-    with (home / "all.tar").open("wb") as file:
+    with (home / "app.tar").open("wb") as file:
         save(source.blobs, [(image, image.names)], "oci-archive", file)
     (home / "mnt").mkdir()
     for path in (tmp_path, tmp_path.parent):
         path.chmod(0o755)
     for path in (home, *home.iterdir()):
         os.chown(path, USER, USER)
-    script = AS_USER.format(user=USER) + (
-        f"import json\nH = {str(home)!r}\n"
+    imports = "".join(f"import unionfs.cli.{name}\n" for name in COMMANDS)
+    imports += "import json, zlib, gzip, sqlite3, unionfs.oci.load, unionfs.oci.unpack, isal.igzip\n"
+    preamble = AS_USER.format(user=USER) + (
+        f"H = {str(home)!r}\nM = H + '/mnt'\n"
         "os.environ |= {'UNIONFS_ROOT': H + '/store', 'XDG_RUNTIME_DIR': H, 'UNIONFS_LOG': H + '/log'}\n"
-        "assert main(['load', '-q', '-i', H + '/all.tar']) == 0\n"
-        "assert main(['mount', 'all:1', H + '/mnt', '--rw', 'work']) == 0\n"
+        "assert main(['load', '-q', '-i', H + '/app.tar']) == 0\n"
+    )
+    command = [sys.executable, "-c", imports + preamble + script]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_an_ordinary_user_sees_what_root_would(tmp_path: Path) -> None:
+    script = (
+        "assert main(['mount', 'app:1', M, '--rw', 'work']) == 0\n"
         "def seen(name):\n"
-        "    st = os.lstat(os.path.join(H, 'mnt', name))\n"
+        "    st = os.lstat(os.path.join(M, name))\n"
         "    return [st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_rdev, st.st_mtime_ns]\n"
         "names = ['bin', 'bin/su', 'f', 'g', 'null', 'sda', 'pipe', 'unreadable']\n"
         "told = {name: seen(name) for name in names}\n"
-        "assert main(['umount', H + '/mnt']) == 0\n"
+        "assert main(['umount', M]) == 0\n"
         "print(json.dumps(told))\n"
     )
-    imports = "".join(f"import unionfs.cli.{name}\n" for name in COMMANDS)
-    imports += "import zlib, gzip, sqlite3, unionfs.oci.load, unionfs.oci.unpack, isal.igzip\n"
-    done = subprocess.run(
-        [sys.executable, "-c", imports + script], cwd=ROOT, check=False, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(as_user(tmp_path, everything(), script)[-1])
     time = 1700000000123456789
     assert told["bin"][:3] == [stat.S_IFDIR | 0o1777, 3, 4]
     assert told["bin/su"][:4] == [stat.S_IFREG | 0o6711, 0, 5, 1]
@@ -174,3 +183,27 @@ def test_an_ordinary_user_sees_what_root_would(tmp_path: Path) -> None:
     assert told["sda"][0:5:4] == [stat.S_IFBLK | 0o644, os.makedev(8, 0)]
     assert told["pipe"][0] == stat.S_IFIFO | 0o644
     assert told["unreadable"][0] == stat.S_IFREG
+
+
+def test_an_ordinary_user_takes_roots_place(tmp_path: Path) -> None:
+    script = (
+        "def owners():\n"
+        "    return [(os.stat(M + n).st_uid, os.stat(M + n).st_gid) for n in ('/etc', '/etc/hosts', '/new')]\n"
+        "assert main(['mount', 'app:1', M, '--rw', 'work']) == 0\n"
+        "try:\n    open(M + '/new', 'w')\nexcept PermissionError:\n    print('refused')\n"
+        "assert main(['umount', M]) == 0\n"
+        "assert main(['mount', 'app:1', M, '--rw', 'work', '--as-root']) == 0\n"
+        "with open(M + '/new', 'w') as file:\n    file.write('mine')\n"
+        "with open(M + '/etc/hosts', 'a') as file:\n    file.write('more')\n"
+        "print(owners())\n"
+        "assert main(['umount', M]) == 0\n"
+        "assert main(['mount', 'app:1', M, '--rw', 'work']) == 0\n"
+        "print(owners())\n"
+        "assert main(['umount', M]) == 0\n"
+        "assert main(['commit', 'work', 'changed:1']) == 0\n"
+        "assert main(['ls', '-l', 'changed:1:/new']) == 0\n"
+    )
+    told = as_user(tmp_path, BASE, script)
+    assert "refused" in told
+    assert [line for line in told if line.startswith("[(")] == [str([(USER, USER)] * 3), str([(0, 0)] * 3)]
+    assert told[-1].split()[:3] == ["-rw-r--r--", "0", "0"]

@@ -7,9 +7,13 @@ The command returns when the mount answers requests; a daemon serves it from the
 Without --lower, IMAGE names an image of the store: read-only, or with --rw and a container's name,
 which keeps the changes from mount to mount. Without a directory it is mounted in a place of the
 store's own. The path is printed, and nothing else: cd $(unionfs mount debian:12).
+
+An image's files belong to root, so an ordinary user may read them and change nothing. With --as-root
+he takes root's place in this mount: root's files are shown as his, and what he makes is kept as root's.
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +31,7 @@ example:
   unionfs mount --lower base -o metacopy=on,index=on --upper changes --work scratch /mnt
   unionfs umount /mnt
   unionfs mount debian:12 /mnt
-  unionfs mount debian:12 /mnt --rw work
+  unionfs mount debian:12 /mnt --rw work --as-root
 
 Without arguments the command lists what is mounted. `unionfs-overlay --help` shows the form with
 lowerdir=, upperdir= and workdir=; every other option of that form may be given here after -o.
@@ -46,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-o", dest="options", action="append", default=[], metavar="OPTION,...", help="more options")
     add("-f", "--foreground", action="store_true", help="stay in the foreground")
     add("--rw", nargs="?", const="", metavar="NAME", help="of an image: writable, the changes are kept under NAME")
+    add("--as-root", action="store_true", help="of an image: show root's files as mine, and keep mine as root's")
     add("places", nargs="*", metavar="[IMAGE] DIR", help="an image, unless --lower is given, and a directory")
 
 
@@ -67,11 +72,25 @@ def run(args: argparse.Namespace) -> Exit:
     if len(args.places) > 2 - stacked:
         raise ConfigError(f"too many arguments: {' '.join(args.places)}; try: unionfs mount --help")
     if stacked:
-        if args.rw is not None:
-            raise ConfigError("--rw is for images; directories have --upper and --work")
+        if args.rw is not None or args.as_root:
+            raise ConfigError("--rw and --as-root are for images; directories have --upper, --work and -o uidmapping")
         return start(reading, Path(args.places[0]), foreground=args.foreground)
 
     from unionfs.cli.image_mount import mount_image  # noqa: PLC0415 - directories do without the store
 
+    if args.as_root:
+        read(f"uidmapping={_swapped(os.geteuid())},gidmapping={_swapped(os.getegid())}", reading)
     mountpoint = Path(args.places[1]) if len(args.places) == 2 else None
     return mount_image(reading, args.places[0], mountpoint, args.rw, foreground=args.foreground)
+
+
+def _swapped(number: int) -> str:
+    """Return the mapping in which 0 and *number* change places.
+
+    >>> _swapped(1000)
+    '0:1000:1:1:1:999:1000:0:1:1001:1001:4294966294'
+    """
+    ranges = [(0, number, 1), (1, 1, number - 1), (number, 0, 1), (number + 1, number + 1, (1 << 32) - 2 - number)]
+    return ":".join(
+        f"{stored}:{shown}:{length}" for stored, shown, length in ranges if length > 0 and (number or stored)
+    )
