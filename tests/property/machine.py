@@ -70,7 +70,8 @@ class Machine(RuleBasedStateMachine):
         self.base = self.ground.enter_context(disk.in_memory())
         self.mounts = ExitStack()
         self.tree: Snapshot = {}
-        self.opened: set[str] = set()
+        self.opened: dict[str, int] = {}
+        """Labels of open files, and who opened them; nobody else uses them: whether a write keeps set-id bits goes by him."""
         self.flagged = False
         """Files may be immutable: the kernel then says EPERM also where the mode is reason enough, for EACCES."""
 
@@ -96,18 +97,18 @@ class Machine(RuleBasedStateMachine):
                 self.both(each, who)
         elif self.both(settled, who).errno == "ok":
             if settled[0] in {"open", "tmpfile"}:
-                self.opened.add(settled[1])
+                self.opened[settled[1]] = who
             self.flagged |= settled[0] == "setflags"
 
     @precondition(lambda self: self.opened)
     @rule(op=handle_operations())
     def do_with_open_file(self, op: tuple[Any, ...]) -> None:
         settled = settle(op, sorted(self.tree))
-        labels = {part for part in settled[1:3] if part in {"h", "k"}}
-        if labels <= self.opened:
-            self.both(settled, 0)
+        labels = [part for part in settled[1:3] if part in {"h", "k"}]
+        if self.opened.keys() >= set(labels):
+            self.both(settled, self.opened[labels[-1]])
             if settled[0] == "close":
-                self.opened -= labels
+                del self.opened[labels[0]]
 
     def both(self, op: Op, who: int) -> Outcome:
         if not self.lacks.isdisjoint(map(str, op)) or (op[1] in self.tree and self.is_idle(op, self.tree[op[1]])):
