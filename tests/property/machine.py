@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         self.mounts = ExitStack()
         self.tree: Snapshot = {}
         self.opened: dict[str, int] = {}
-        """Labels of open files, and who opened them; nobody else uses them: whether a write keeps set-id bits goes by him."""
+        """Labels of open files, and who opened them: whether a write keeps set-id bits goes by him."""
         self.flagged = False
         """Files may be immutable: the kernel then says EPERM also where the mode is reason enough, for EACCES."""
 
