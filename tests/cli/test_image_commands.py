@@ -137,6 +137,55 @@ def test_df_and_check(unionfs: Command, images: Images, app: str) -> None:
     assert unionfs("check").status == 1  # the blob is gone, and only a pull brings it back
 
 
+LISTINGS = {
+    "images": {"Id", "RepoTags", "RepoDigests", "Digest", "Created", "Size", "Layers", "Dangling", "Mounted"},
+    "history app:1": {"Id", "Created", "CreatedBy", "Size", "Comment", "Layer", "EmptyLayer"},
+    "df": {"Root", "Rows", "Layers", "Containers", "Total", "OnDisk"},
+    "df Rows": {"Type", "TotalCount", "Active", "Size", "Reclaimable"},
+    "df Layers": {"ChainId", "Size", "Files", "Images"},
+    "df Containers": {"Name", "Image", "Created", "Mountpoint", "Size"},
+    "check": {"Kind", "Name", "What", "Repaired", "Harmless"},
+    "prune --dry-run": {"Images", "Garbage", "SpaceReclaimed", "DryRun"},
+    "prune --dry-run Garbage": {"Kind", "Name", "Size"},
+    "which app:1:/etc/passwd": {"Path", "Layers"},
+    "which app:1:/etc/passwd Layers": {
+        "Layer", "Id", "Verdict", "HiddenBy", "Why", "At", "Entry", "CreatedBy", "Created",
+    },
+    "ls app:1:/etc": {
+        "Path", "Type", "Mode", "Uid", "Gid", "Size", "ModTime", "Target", "Device", "Xattrs", "Opaque", "Digest",
+        "Layer",
+    },
+}  # fmt: skip
+"""What each listing has for its objects, or for those under one of its keys: scripts rely on it."""
+LISTINGS |= {f"{command} app:1:/etc": LISTINGS["ls app:1:/etc"] for command in ("find", "stat")}
+
+
+@pytest.mark.parametrize("listing", LISTINGS)
+def test_the_keys_of_a_listing_are_stable(unionfs: Command, images: Images, app: str, listing: str) -> None:
+    image = images.find("app:1")
+    root = Snapshots.of(images).merged(Snapshots.of(images).ensure(image.layers)).root.entry
+    Containers(images).ensure("work", image, root)
+    images.blobs.put(b"garbage")
+    command, key = listing.split(), None
+    if command[-1].istitle():
+        key = command.pop()
+    told = unionfs(*command, "--json").json()
+    found = told[key] if key else told
+    for value in found if isinstance(found, list) else [found]:
+        assert value.keys() == LISTINGS[listing]
+    assert found
+
+
+def test_df_shows_containers(unionfs: Command, images: Images, app: str) -> None:
+    image = images.find("app:1")
+    root = Snapshots.of(images).merged(Snapshots.of(images).ensure(image.layers)).root.entry
+    container = Containers(images).ensure("work", image, root)
+    lock = Containers(images).mount(image, container, Path("/somewhere"))
+    assert unionfs("df", "-v").splitlines()[-1].split()[:3] == ["work", app[7:19], "/somewhere"]
+    lock.release()
+    assert unionfs("df", "--json").json()["Containers"][0]["Mountpoint"] is None
+
+
 LOSSES: dict[str, Callable[[Path], object]] = {
     "deleted": Path.unlink,
     "emptied": lambda path: os.truncate(path, 0),

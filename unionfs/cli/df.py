@@ -6,11 +6,14 @@ RECLAIMABLE is what prune would give back; with -v, each layer and container is 
 import argparse
 from typing import Any
 
+from unionfs.cli.entries import when_ns
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json, as_table, size
-from unionfs.cli.store import opened
+from unionfs.cli.store import created, opened
 from unionfs.oci import gc
 from unionfs.oci.accounting import Row, account, layers
+from unionfs.oci.containers import Containers
+from unionfs.oci.images import Images
 
 __all__ = ["configure", "run"]
 
@@ -18,8 +21,8 @@ __all__ = ["configure", "run"]
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     add = parser.add_argument
-    add("-v", "--verbose", action="store_true", help="each layer, with the images that share it")
-    add("--json", action="store_true", help="one JSON object: Rows, Layers, Total")
+    add("-v", "--verbose", action="store_true", help="each layer, with the images that share it, and each container")
+    add("--json", action="store_true", help="one JSON object: Rows, Layers, Containers, Total")
 
 
 def run(args: argparse.Namespace) -> Exit:
@@ -34,6 +37,7 @@ def run(args: argparse.Namespace) -> Exit:
                 {"ChainId": layer.chain_id, "Size": layer.size, "Files": layer.files, "Images": layer.images}
                 for layer in layers(images)
             ],
+            "Containers": _containers(images),
             "Total": total,
             "OnDisk": gc.tree_size(images.root),
         }
@@ -46,7 +50,28 @@ def run(args: argparse.Namespace) -> Exit:
         print()
         found = [[layer.chain_id[7:19], layer.images, layer.files, size(layer.size)] for layer in layers(images)]
         print(as_table(["LAYER", "IMAGES", "FILES", "SIZE"], found), end="")
+        print()
+        kept = [
+            [it["Name"], it["Image"][7:19], it["Mountpoint"] or "-", created(it["Created"]), size(it["Size"])]
+            for it in _containers(images)
+        ]
+        print(as_table(["CONTAINER", "IMAGE ID", "MOUNTED ON", "CREATED", "SIZE"], kept), end="")
     return Exit.OK
+
+
+def _containers(images: Images) -> list[dict[str, Any]]:
+    containers = Containers(images)
+    places = {mount.container: mount.mountpoint for mount in containers.mounted()}
+    return [
+        {
+            "Name": container.name,
+            "Image": str(images.by_manifest(container.image).id),
+            "Created": when_ns(container.created_ns),
+            "Mountpoint": places.get(container.name),
+            "Size": gc.tree_size(container.directory) if container.directory.exists() else 0,
+        }
+        for container in containers.all()
+    ]
 
 
 def _values(row: Row) -> dict[str, Any]:
