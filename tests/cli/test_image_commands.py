@@ -186,6 +186,23 @@ def test_df_shows_containers(unionfs: Command, images: Images, app: str) -> None
     assert unionfs("df", "--json").json()["Containers"][0]["Mountpoint"] is None
 
 
+def test_a_container_is_removed_and_its_image_stays(unionfs: Command, images: Images, app: str) -> None:
+    image = images.find("app:1")
+    root = Snapshots.of(images).merged(Snapshots.of(images).ensure(image.layers)).root.entry
+    containers = Containers(images)
+    used, unused = (containers.ensure(name, image, root) for name in ("used", "unused"))
+    lock = containers.mount(image, used, Path("/somewhere"))
+    told = unionfs("rm", "used", "unused", "nothing")
+    assert (told, told.status) == ("unused\n", 4)
+    assert "is mounted on /somewhere" in told.errors
+    assert "no container 'nothing'" in told.errors
+    assert (used.directory.exists(), unused.directory.exists()) == (True, False)
+    lock.release()
+    assert unionfs("rm", "-f", "used", "nothing").status == 0
+    assert (containers.all(), os.listdir(images.root / "staging")) == ([], [])
+    assert images.find("app:1") == image
+
+
 LOSSES: dict[str, Callable[[Path], object]] = {
     "deleted": Path.unlink,
     "emptied": lambda path: os.truncate(path, 0),

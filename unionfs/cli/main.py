@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "images": ("unionfs.cli.images", "list the images in the store"),
     "tag": ("unionfs.cli.tag", "give an image another name"),
     "rmi": ("unionfs.cli.rmi", "remove images"),
+    "rm": ("unionfs.cli.rm", "remove containers, with what was changed in them"),
     "prune": ("unionfs.cli.prune", "remove images and data that nothing uses"),
     "inspect": ("unionfs.cli.inspect", "show everything about an image"),
     "history": ("unionfs.cli.history", "show how an image was made"),

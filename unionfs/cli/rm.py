@@ -1,0 +1,35 @@
+"""Remove containers, with everything that was changed in them. Their images stay."""
+
+import argparse
+import sys
+
+from unionfs.cli.exitcodes import Exit, describe
+from unionfs.cli.store import opened
+from unionfs.errors import ImageError, NoSuchImage
+from unionfs.oci.containers import Containers
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.epilog = "`unionfs df -v` lists them."
+    parser.add_argument("-f", "--force", action="store_true", help="missing ones are fine")
+    parser.add_argument("containers", nargs="+", metavar="NAME", help="as it was given to mount --rw")
+
+
+def run(args: argparse.Namespace) -> Exit:
+    images, _ = opened()
+    containers = Containers(images)
+    status = Exit.OK
+    for name in args.containers:
+        try:
+            containers.remove(containers.find(name))
+        except ImageError as error:
+            if not (args.force and isinstance(error, NoSuchImage)):
+                code, message = describe(error)
+                status = Exit(code)
+                print(message, end="", file=sys.stderr)
+        else:
+            print(name)
+    return status
