@@ -22,6 +22,7 @@ from unionfs.oci.containers import Containers
 from unionfs.oci.database import Database
 from unionfs.oci.images import Images
 from unionfs.oci.load import load
+from unionfs.oci.make import Note, commit
 from unionfs.oci.reference import Reference
 from unionfs.oci.save import save
 from unionfs.oci.snapshots import Snapshots
@@ -53,7 +54,7 @@ def take_away(root: Path, _archive: Path) -> None:
     gc.collect(images)
 
 
-def run_until(step: int, work: Callable[[], None]) -> bool:
+def run_until(step: int, work: Callable[[], object]) -> bool:
     """Run *work* in a child that dies at its step number *step*; True if it did not get so far."""
     pid = os.fork()
     if pid == 0:
@@ -125,6 +126,58 @@ def test_killed_at_every_step(tmp_path: Path, archive: Path, work: Callable[[Pat
     assert step > 10
     take_away(root, archive)
     assert gc.garbage(Images(root)) == []
+
+
+def with_changes(root: Path, archive: Path) -> Path:
+    """Bring an image and a container into a store that holds neither; return a file that was changed."""
+    take_away(root, archive)
+    bring(root, archive)
+    changed = Containers(Images(root)).find("work").upper / "new"
+    changed.write_bytes(b"the user's")
+    return changed
+
+
+@pytest.mark.slow
+def test_a_repair_killed_at_every_step_loses_nothing(tmp_path: Path, archive: Path, fast: None) -> None:
+    root, step, is_done = tmp_path / "store", 0, False
+    names = ["docker.io/library/app:1", "docker.io/library/app:2"]
+    while not is_done:
+        step += 1
+        changed = with_changes(root, archive)
+        os.truncate(root / "unionfs.db", 5000)
+        is_done = run_until(step, lambda: check(Images(root), repair=True))
+        check(Images(root), repair=True)
+        assert unsound(root) == [], f"after step {step}"
+        gc.collect(Images(root), partial=True)
+        assert changed.read_bytes() == b"the user's", f"after step {step}"
+        assert [str(name) for name in Images(root).all()[0].names] == names, f"after step {step}"
+        assert [each.name for each in Containers(Images(root)).all()] == ["work"], f"after step {step}"
+    assert step > 10
+
+
+@pytest.mark.slow
+def test_a_commit_killed_at_every_step_is_whole_or_nothing(tmp_path: Path, archive: Path, fast: None) -> None:
+    root, step, is_done = tmp_path / "store", 0, False
+
+    def work() -> None:
+        images = Images(root)
+        container = Containers(images).find("work")
+        with images.using():
+            base = images.by_manifest(container.image)
+            commit(images, base, container.upper, Note(created_by="test"), Reference.parse("changed:1"))
+
+    while not is_done:
+        step += 1
+        with_changes(root, archive)
+        is_done = run_until(step, work)
+        assert unsound(root) == [], f"after step {step}"
+        work()
+        gc.collect(Images(root))
+        image = Images(root).find("changed:1")
+        assert len(image.layers) == 3
+        assert unsound(root) == [], f"after step {step} and again"
+        assert gc.garbage(Images(root)) == []
+    assert step > 5
 
 
 def test_two_processes_unpack_a_layer_once(tmp_path: Path) -> None:
