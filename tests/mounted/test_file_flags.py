@@ -103,3 +103,20 @@ def test_files_in_an_immutable_directory_are_changed(base: Path, direct: Backend
             assert refused == ["EPERM"] * 3
             assert driver.read("d/e/g") == b"Data"
             assert attempt(driver, ("getflags", "d")).value == fileops.FS_IMMUTABLE
+
+
+def test_nothing_goes_from_a_directory_that_is_append_only_or_immutable(base: Path, direct: Backend) -> None:
+    stack = lay(base, [{"d": {"f": "data", "e": {}}}])
+    assert stack.upper is not None
+    for flag in (fileops.FS_APPEND, fileops.FS_IMMUTABLE):
+        with direct(stack) as driver:
+            assert attempt(driver, ("setflags", "d", flag)).errno == "ok"
+        for backend in (direct, kernel):
+            with backend(stack) as driver:
+                going = (("unlink", "d/f"), ("rmdir", "d/e"), ("rename", "d/f", "f"))
+                assert [attempt(driver, op).errno for op in going] == ["EPERM"] * 3
+    with direct(stack) as driver:
+        assert attempt(driver, ("unlink", "d/f")).errno == "EPERM"
+        assert attempt(driver, ("setflags", "d", 0)).errno == "ok"
+        assert attempt(driver, ("unlink", "d/f")).errno == "ok"
+    assert (stack.upper / "d/f").is_char_device()  # a refusal is no reason for the other form of whiteouts

@@ -108,7 +108,12 @@ class Upper:
             self._umask = None
 
     def put_whiteout(self, place: Place, name: bytes) -> None:
-        """Make *name*, which is not in the upper directory *place*, a whiteout."""
+        """Make *name*, which is not in the upper directory *place*, a whiteout.
+
+        An append-only directory would take one more name, but here that is a name less.
+        """
+        if at.is_protected(place.fd(), b""):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         place.will_hold(name)
         try:
             self._link_whiteout(place.fd(), name)
