@@ -246,6 +246,29 @@ def test_a_lost_database_is_made_anew_of_what_stands_on_the_disk(
     assert (container.upper / "new").read_bytes() == b"the user's"
 
 
+@pytest.mark.parametrize("document", ["manifest", "config"])
+def test_an_image_that_cannot_be_read_stops_the_others_only_until_a_repair(
+    unionfs: Command, images: Images, app: str, document: str
+) -> None:
+    image = images.find("app:1")
+    root = Snapshots.of(images).merged(Snapshots.of(images).ensure(image.layers)).root.entry
+    changed = Containers(images).ensure("work", image, root).upper / "new"
+    changed.write_bytes(b"the user's")
+    lock = Containers(images).mount(image, None, Path("/somewhere"))
+    images.blobs.delete(image.descriptor.digest if document == "manifest" else image.id)
+    assert "check --repair" in unionfs("images").errors
+    assert unionfs("check", "--repair").status == 1
+    assert "check --repair" in unionfs("images").errors, "a mount needs its layers"
+    lock.release()
+    assert "repaired: image" in unionfs("check", "--repair")
+    assert [row["RepoTags"] for row in unionfs("images", "--json").json()] == [["base:1"]]
+    assert unionfs("prune", "-f").status == 0
+    assert changed.read_bytes() == b"the user's"
+    image_of(images, [BASE, CHANGE], "app:1")
+    assert unionfs("check", "--repair").status == 0
+    assert Containers(images).find("work").image == image.descriptor.digest
+
+
 def test_a_container_whose_image_is_lost_is_kept(unionfs: Command, images: Images, app: str) -> None:
     image = images.find("app:1")
     root = Snapshots.of(images).merged(Snapshots.of(images).ensure(image.layers)).root.entry

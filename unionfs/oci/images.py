@@ -150,6 +150,13 @@ class Images:
             ) from error
         self.publish()
 
+    def forget(self, manifest: Digest) -> None:
+        """Forget an image that cannot be read; a container on it keeps its directory, and is known no more."""
+        with self.database.changing() as db:
+            for table in ("names", "containers", "mounts", "images"):
+                db.execute(f"DELETE FROM {table} WHERE manifest = ?", (str(manifest),))  # noqa: S608 - ours
+        self.publish()
+
     def publish(self) -> None:
         """Write the layout's index anew from the database."""
         with Lock(self.root / "locks" / "index"):

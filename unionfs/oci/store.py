@@ -34,7 +34,9 @@ class MissingBlob(ImageError):
     """The store does not hold the content of that name."""
 
     def __init__(self, digest: Digest) -> None:
-        super().__init__(f"blob {digest} is not in the store; pull or load its image again")
+        super().__init__(
+            f"blob {digest} is not in the store; pull or load its image again, or try: unionfs check --repair"
+        )
 
 
 class SizeMismatch(ImageError):

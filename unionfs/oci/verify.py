@@ -1,7 +1,7 @@
 """Check the store: that every name leads to something whole, and that all is what its digest says.
 
     database    is there, opens, is consistent           else: made anew, see `rebuild`
-    image       its manifest and configuration are there else: told, when the database is made anew
+    image       its manifest and configuration are there else: forgotten, no command could go past it
     index       says what the database says              else: written anew
     blob        is there, whole, and has its digest      else: removed, so that a pull brings it again
     layer       is there, with an index, and as indexed  else: removed, unpacked again when it is wanted
@@ -54,6 +54,7 @@ def check(images: Images, *, repair: bool = False, content: bool = True) -> list
     if any(problem.kind == "database" and not problem.repaired for problem in found):
         return found
     found += _blobs(images, repair=repair, content=content)
+    found += _images(images, repair=repair)
     found += _layers(images, repair=repair, content=content)
     found += _containers(images, repair=repair)
     found += _index(images, repair=repair)
@@ -110,6 +111,20 @@ def _sha256(file: BinaryIO) -> bytes:
     while chunk := file.read(CHUNK):
         hasher.update(chunk)
     return hasher.digest()
+
+
+def _images(images: Images, *, repair: bool) -> Iterator[Problem]:
+    with images.database.reading() as db:
+        known = [Digest(row["manifest"]) for row in db.execute("SELECT manifest FROM images ORDER BY manifest")]
+    mounted = {mount.image for mount in Containers(images).mounted()}
+    for digest in known:
+        try:
+            images.by_manifest(digest)
+        except ImageError as error:
+            gone = repair and digest not in mounted
+            if gone:
+                images.forget(digest)
+            yield Problem(kind="image", name=digest.hex, what=f"cannot be read: {error}", repaired=gone)
 
 
 def _layers(images: Images, *, repair: bool, content: bool) -> Iterator[Problem]:
