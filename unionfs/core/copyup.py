@@ -27,7 +27,7 @@ from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
 from unionfs.core.staging import Copy, fill, run
 from unionfs.core.state import State
-from unionfs.core.upper import Upper, despite_flags, with_access
+from unionfs.core.upper import Upper, despite_flags, restore_times, with_access
 from unionfs.errors import RefusedMark
 from unionfs.linux import at, fileops, xattr
 
@@ -90,7 +90,7 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
     if not node.is_gone:
         directory(state, node.parent)
     copy = _prepare(upper, node, size, hard_links=state.config.index)
-    if copy.data >= 0 and not state.rules.metacopy:
+    if copy.data >= 0 and not state.rules.metacopy and node.place.layer.index < state.rules.bottom:
         refuse_metacopy(copy.data, node.place)
     if copy.flags & (fileops.FS_APPEND | fileops.FS_IMMUTABLE) and not lifts_flags:
         copy.close()
@@ -106,9 +106,12 @@ def refuse_metacopy(fd: int, place: Place) -> None:
     Raises:
         RefusedMark: it has a metacopy mark.
     """
-    if place.layer.xattrs.metacopy in xattr.names(fd):
+    try:
+        if place.layer.xattrs.metacopy in xattr.names(fd):
+            raise RefusedMark("a file without its data; mount with metacopy=on to see them")
+    except OSError:
         os.close(fd)
-        raise RefusedMark("a file without its data; mount with metacopy=on to see them")
+        raise
 
 
 def _start(state: State, node: File, copy: Copy, finish: Callable[[BaseException | None], None]) -> None:
@@ -131,17 +134,26 @@ def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) ->
     if st.st_nlink == 1 or hard_links:
         copy.origin = origin_mark(node.place, node.real)
     if stat.S_ISREG(st.st_mode):
-        data_place, data_name = node.data or (node.place, node.real)
-        copy.data = _open_data(data_place, data_name, wanted)
-        if copy.data < 0:
-            return copy
-        copy.size = wanted
-        copy.flags = _flags(copy.data)
-        # a worker may not use the place's descriptor, which may be closed and its number given away
-        copy.source = copy.data if node.data is None else at.open_file(node.place.fd(), node.real, os.O_RDONLY)
+        try:
+            _open_source(copy, node, wanted)
+        except BaseException:
+            copy.close()
+            raise
     elif stat.S_ISLNK(st.st_mode):
         copy.link = os.readlink(node.real, dir_fd=node.place.fd())
     return copy
+
+
+def _open_source(copy: Copy, node: File, wanted: int) -> None:
+    """Open what the copy is read from, where there is something to read."""
+    data_place, data_name = node.data or (node.place, node.real)
+    copy.data = _open_data(data_place, data_name, wanted)
+    if copy.data < 0:
+        return
+    copy.size = wanted
+    copy.flags = _flags(copy.data)
+    # a worker may not use the place's descriptor, which may be closed and its number given away
+    copy.source = copy.data if node.data is None else at.open_file(node.place.fd(), node.real, os.O_RDONLY)
 
 
 def _open_data(place: Place, name: bytes, wanted: int) -> int:
@@ -189,6 +201,8 @@ def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseExcep
             if copy.flags:
                 fileops.set_flags(copy.target_fd, copy.flags)
             _swap(state, node, lambda flags: at.open_file(node.place.fd(), node.real, flags))
+            if node.has_lower_names:
+                link_names(state, node)
     except BaseException:
         upper.discard(copy.temp)
         raise
@@ -206,10 +220,8 @@ def publish(state: State, upper: Upper, copy: Copy, node: File) -> None:
     index = upper.index
     if index is not None and copy.st.st_nlink > 1 and copy.origin:
         entry = copy.origin.hex().encode()
-        at.rename(upper.work_fd, copy.temp, index.place.fd(), entry)
-        index.publish(node, entry, copy.st.st_nlink)
+        index.publish(node, (upper.work_fd, copy.temp), entry, copy.st.st_nlink)
         node.has_lower_names = True
-        link_names(state, node)
         return
     _publish(upper, copy, above, node.name)
     node.place, node.real = above, node.name
@@ -229,12 +241,16 @@ def link_names(state: State, node: File) -> None:
         above = directory(state, parent)
         if index is not None and above.find(name) is None:
             before = os.fstat(above.fd())
-            index.record(node)
-            with_access(partial(index.link_up, node, above, name), (above.fd(), b""))
-            index.record(node)
             if not above.impure:
                 state.writable().set_impure(above)
-            os.utime(at.itself(above.fd()), ns=(before.st_atime_ns, before.st_mtime_ns))
+            index.record(node)
+            with_access(partial(index.link_up, node, above, name), (above.fd(), b""))
+            try:
+                index.record(node)
+            except OSError:
+                os.unlink(name, dir_fd=above.fd())
+                raise
+            restore_times(above.fd(), before)
     node.has_lower_names = False
 
 
@@ -246,8 +262,7 @@ def _publish(upper: Upper, copy: Copy, above: Place, name: bytes) -> None:
     despite_flags(above.fd(), partial(with_access, move, (above.fd(), b""), (upper.work_fd, copy.temp)))
     if upper.syncs_directories:
         os.fsync(above.fd())
-    times = (before.st_atime_ns, before.st_mtime_ns)
-    despite_flags(above.fd(), lambda: os.utime(at.itself(above.fd()), ns=times))
+    restore_times(above.fd(), before)
 
 
 def _swap(state: State, node: File, reopen: Callable[[int], int]) -> None:
@@ -276,8 +291,13 @@ def copy_up_data(state: State, node: File, size: int | None = None) -> None:
     place, name = node.data
     st = node.place.lstat(node.real)
     wanted = st.st_size if size is None else min(size, st.st_size)
-    copy = Copy(st, node.place.target(node.real), at.open_unnoticed(place.fd(), name), wanted, upper, b"")
-    copy.target_fd = at.open_file(node.place.fd(), node.real, os.O_RDWR)
+    copy = Copy(st, node.place.target(node.real), -1, wanted, upper, b"")
+    try:
+        copy.data = at.open_unnoticed(place.fd(), name)
+        copy.target_fd = at.open_file(node.place.fd(), node.real, os.O_RDWR)
+    except BaseException:
+        copy.close()
+        raise
     job = Job(lambda: fill(copy), lambda error: _filled(state, node, copy, error))
     if state.defer and wanted > INLINE_BYTES:
         state.jobs[node] = job
@@ -291,8 +311,9 @@ def _filled(state: State, node: File, copy: Copy, error: BaseException | None) -
         if error is not None:
             raise error
         marks = copy.upper.layer.xattrs
+        has_redirect = marks.redirect in xattr.names(copy.target_fd)
         xattr.remove(copy.target_fd, marks.metacopy)
-        if marks.redirect in xattr.names(copy.target_fd):
+        if has_redirect:
             xattr.remove(copy.target_fd, marks.redirect)
         node.data = None
         _swap(state, node, lambda flags: at.open_file(node.place.fd(), node.real, flags))
@@ -330,3 +351,5 @@ def metadata(state: State, node: File) -> None:
         publish(state, upper, copy, node)
     node.data = data
     state.counters.copy_ups += 1
+    if node.has_lower_names:
+        link_names(state, node)

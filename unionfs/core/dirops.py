@@ -10,6 +10,7 @@ Something removed leaves a whiteout only if a lower layer would show it otherwis
 Source: Linux fs/overlayfs/dir.c.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -133,7 +134,7 @@ def _over_whiteout(upper: Upper, temp: bytes, place: Place, name: bytes, is_dir:
     if is_dir:
         xattr.set(at.proc_path(upper.work_fd, temp), upper.layer.xattrs.opaque, ondisk.OPAQUE)
         at.rename(upper.work_fd, temp, place.fd(), name, at.RENAME_EXCHANGE)
-        os.unlink(temp, dir_fd=upper.work_fd)
+        upper.discard(temp)
     else:
         at.rename(upper.work_fd, temp, place.fd(), name)
 
@@ -222,7 +223,11 @@ def create(
             os.close(fd)
             os.unlink(name, dir_fd=place.fd())
             raise
-    node, st = find.adopt_file(state, parent, name, place, os.fstat(fd))
+    try:
+        node, st = find.adopt_file(state, parent, name, place, os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
     return node, st, state.files.add(OpenFile(node, fd, flags, kept))
 
 
@@ -253,6 +258,8 @@ def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
     _require_free(state, parent, name)  # before the copy-up, which a refusal must not leave behind
     copyup.file(state, node)
     upper, place, over_whiteout = _new_place(state, parent, name)
+    if not node.is_gone:
+        tell_origin(upper, (node.place, node.real), place)
     if upper.index is not None:
         upper.index.record(node)
     if over_whiteout:
@@ -267,7 +274,6 @@ def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
         node.place, node.real = place, name
     state.nodes.add_name(node, parent, name)
     state.nodes.remember_links(node)
-    tell_origin(upper, place, name)
     return attrs.stat_of(node)
 
 
@@ -280,9 +286,9 @@ def _link(node: File, dirfd: int, name: bytes) -> None:
         os.link(node.real, name, src_dir_fd=node.place.fd(), dst_dir_fd=dirfd, follow_symlinks=False)
 
 
-def tell_origin(upper: Upper, place: Place, name: bytes) -> None:
-    """A copied-up file keeps its inode number under its new name too: the directory must say so."""
-    if not place.impure and upper.layer.xattrs.origin in xattr.names(place.target(name)):
+def tell_origin(upper: Upper, file: tuple[Place, bytes], place: Place) -> None:
+    """Prepare *place* for a further name of *file*, which keeps its inode number there: the directory must say so."""
+    if not place.impure and upper.layer.xattrs.origin in xattr.names(file[0].target(file[1])):
         upper.set_impure(place)
 
 
@@ -338,6 +344,8 @@ def before_removal(state: State, node: Node) -> os.stat_result:
     if index is not None:
         if st.st_nlink > 1 and not node.is_upper:
             copyup.file(state, node)
+        elif node.has_lower_names:
+            copyup.link_names(state, node)  # so that union and disk count down together
         index.record(node)
     return st
 
@@ -358,7 +366,8 @@ def _count_down(state: State, node: File) -> int:
     index = state.upper.index if state.upper is not None else None
     node.indexed_links = left = (node.indexed_links or 1) - 1
     if index is not None and left:
-        index.record(node)
+        with contextlib.suppress(OSError):  # the name is gone; what was recorded before is right if it was an upper one
+            index.record(node)
     elif index is not None:
         index.drop(node)
     return left

@@ -19,7 +19,7 @@ from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
 from unionfs.core.nodes import File
 from unionfs.errors import StaleLayer
-from unionfs.linux import handles, xattr
+from unionfs.linux import at, handles, xattr
 
 __all__ = ["Index", "origin_mark"]
 
@@ -106,9 +106,10 @@ class Index:
         node.place, node.real = self.place, entry
         node.indexed_links = ondisk.decode_nlink(mark, real, lower_links) or max(1, real - 1, lower_links)
 
-    def publish(self, node: File, entry: bytes, links: int) -> None:
-        """Note that *entry* now holds the copy of *node*, which has as many *links* as its lower file."""
-        xattr.set(self.place.target(entry), self._marks.nlink, ondisk.encode_nlink(links, links, of_upper=False))
+    def publish(self, node: File, staged: tuple[int, bytes], entry: bytes, links: int) -> None:
+        """Make the *staged* copy of *node*, which has as many *links* as its lower file, the *entry*."""
+        xattr.set(at.proc_path(*staged), self._marks.nlink, ondisk.encode_nlink(links, links, of_upper=False))
+        at.rename(*staged, self.place.fd(), entry)
         node.place, node.real = self.place, entry
         node.indexed_links = links
 

@@ -9,6 +9,7 @@ shows, at any moment, the old state or the new one.
 Source: Linux fs/overlayfs/dir.c, ovl_rename() and ovl_set_redirect().
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -127,14 +128,20 @@ def _replace(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[E
     if there is not None and stat.S_ISDIR(there.st_mode) and any(True for _ in to_place.child(new.name).scan()):
         upper.clear(to_place, new.name)
         if isinstance(target, Dir):
-            target.places[0].close()  # it was the old directory's
+            target.places[0].close()
+            emptied = to_place.child(new.name)  # should the rename fail, this is what is left of it
+            emptied.mark_fresh()
+            emptied.opaque = True
+            target.places = (emptied,)
     leaves_whiteout = is_shown(old.parent.lowers, old.name)
     to_place.will_hold(new.name)
+    _announce(upper, node, from_place, old.name, to_place)
     if isinstance(node, Dir) and there is not None and not stat.S_ISDIR(there.st_mode):
         at.rename(from_place.fd(), old.name, to_place.fd(), new.name, at.RENAME_EXCHANGE)
         if not leaves_whiteout:
-            os.unlink(old.name, dir_fd=from_place.fd())
-            from_place.has_lost(old.name)
+            with contextlib.suppress(OSError):  # a whiteout that hides nothing, at worst
+                os.unlink(old.name, dir_fd=from_place.fd())
+                from_place.has_lost(old.name)
     elif leaves_whiteout:
         _rename_with_whiteout(upper, from_place, old.name, to_place, new.name)
     else:
@@ -153,8 +160,30 @@ def _rename_with_whiteout(upper: Upper, from_place: Place, old: bytes, to_place:
     except OSError as exc:
         if exc.errno not in {errno.EINVAL, errno.EPERM, errno.ENOSYS}:
             raise
-    at.rename(from_place.fd(), old, to_place.fd(), new)  # a crash between these two shows the old file again
-    upper.put_whiteout(from_place, old)
+    if to_place.find(new) is None:
+        upper.put_whiteout(to_place, new)
+    upper.expect_whiteouts(from_place)
+    _swap_in(upper, from_place, old, to_place, new)
+
+
+def _swap_in(upper: Upper, from_place: Place, old: bytes, to_place: Place, new: bytes) -> None:
+    """Exchange the two names, and have a whiteout at *old*, where what was at *new* is now."""
+
+    def exchange() -> None:
+        at.rename(from_place.fd(), old, to_place.fd(), new, at.RENAME_EXCHANGE)
+
+    exchange()
+    replaced = from_place.lstat(old)
+    if from_place.is_whiteout(old, replaced):
+        return
+    try:
+        if stat.S_ISDIR(replaced.st_mode):
+            upper.replace_directory_by_whiteout(from_place, old)
+        else:
+            upper.replace_by_whiteout(from_place, old)
+    except OSError:
+        exchange()
+        raise
 
 
 def _exchange(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[End, Node]) -> None:
@@ -163,6 +192,8 @@ def _exchange(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[
     _lift(state, upper, new, target, old)
     from_place = copyup.directory(state, old.parent)
     to_place = copyup.directory(state, new.parent)
+    _announce(upper, node, from_place, old.name, to_place)
+    _announce(upper, target, to_place, new.name, from_place)
     at.rename(from_place.fd(), old.name, to_place.fd(), new.name, at.RENAME_EXCHANGE)
     _moved(state, node, old, new, to_place)
     _moved(state, target, new, old, from_place)
@@ -211,14 +242,18 @@ def path_below(node: Dir) -> bytes:
     return b"/" + b"/".join(reversed(parts))
 
 
+def _announce(upper: Upper, node: Node, place: Place, name: bytes, to_place: Place) -> None:
+    """Prepare *to_place* for *node*, still *name* in *place*: its number, which it keeps, is not the listing's."""
+    if isinstance(node, File):
+        dirops.tell_origin(upper, (place, name), to_place)
+    elif node.lowers:
+        upper.set_impure(to_place)
+
+
 def _moved(state: State, node: Node, old: End, new: End, place: Place) -> None:
     """Note in the tables that *node* now has the name *new*, in the upper directory *place*."""
     state.nodes.move(node, old.key, new.key)
     if isinstance(node, Dir):
         node.places[0].parent, node.places[0].name = place, new.name
-        if node.lowers and not place.impure:  # it keeps its number, which is not the one in the listing
-            state.writable().set_impure(place)
-    else:
-        if node.indexed_links is None:
-            node.place, node.real = place, new.name
-        dirops.tell_origin(state.writable(), place, new.name)
+    elif node.indexed_links is None:
+        node.place, node.real = place, new.name

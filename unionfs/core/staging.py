@@ -152,10 +152,12 @@ def fill(copy: Copy) -> None:
     """Write the data into a copy that has all but them; its attributes stay as they are."""
     capability = xattr.get(copy.target_fd, xattr.CAPABILITY)
     devices = (os.fstat(copy.data).st_dev, copy.upper.device)
-    copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size, devices)
-    os.ftruncate(copy.target_fd, copy.size)
-    if capability is not None:
-        xattr.set(copy.target_fd, xattr.CAPABILITY, capability)  # writing has dropped it
-    os.fchmod(copy.target_fd, stat.S_IMODE(copy.st.st_mode))
-    os.utime(copy.target_fd, ns=(copy.st.st_atime_ns, copy.st.st_mtime_ns))
+    try:
+        copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size, devices)
+        os.ftruncate(copy.target_fd, copy.size)
+    finally:  # also after a failure: readers find the data below, but the attributes here
+        if capability is not None:
+            xattr.set(copy.target_fd, xattr.CAPABILITY, capability)  # writing has dropped it
+        os.fchmod(copy.target_fd, stat.S_IMODE(copy.st.st_mode))
+        os.utime(copy.target_fd, ns=(copy.st.st_atime_ns, copy.st.st_mtime_ns))
     write_through(copy)

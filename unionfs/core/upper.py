@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Upper", "despite_flags", "empty_directory", "remove_tree", "with_access"]
 
-_MARK_REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
+_MARK_REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM})
 
 
 @final
@@ -88,10 +88,14 @@ class Upper:
             raise
 
     def discard(self, temp: bytes) -> None:
-        """Remove what is under *temp* in the work directory, a tree if it is one; a missing one is fine."""
-        st = at.find(self.work_fd, temp)
-        if st is not None:
-            remove_tree(self.work_fd, temp, is_dir=stat.S_ISDIR(st.st_mode))
+        """Remove what is under *temp* in the work directory, a tree if it is one; a missing one is fine.
+
+        What cannot be removed now is no failure of what it was made for, and goes with the next mount.
+        """
+        with contextlib.suppress(OSError):
+            st = at.find(self.work_fd, temp)
+            if st is not None:
+                remove_tree(self.work_fd, temp, is_dir=stat.S_ISDIR(st.st_mode))
 
     def use_umask(self, umask: int) -> None:
         """Let the kernel apply *umask*, which it leaves out where the directory has a default ACL."""
@@ -115,6 +119,7 @@ class Upper:
         if at.is_protected(place.fd(), b""):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         place.will_hold(name)
+        self.expect_whiteouts(place)
         try:
             self._link_whiteout(place.fd(), name)
         except PermissionError as exc:
@@ -122,24 +127,19 @@ class Upper:
                 raise
             self.can_mknod = False  # kernels before 5.8 make whiteouts for root only
             self.put_whiteout(place, name)
-            return
-        if not self.can_mknod:
-            self._expect_attribute_whiteouts(place)
 
     def replace_by_whiteout(self, place: Place, name: bytes) -> None:
         """Turn the file *name* of the upper directory *place* into a whiteout, in one step."""
         with self.staged() as temp:
             self._link_whiteout(self.work_fd, temp)
-            if not self.can_mknod:
-                self._expect_attribute_whiteouts(place)
+            self.expect_whiteouts(place)
             at.rename(self.work_fd, temp, place.fd(), name)
 
     def replace_directory_by_whiteout(self, place: Place, name: bytes) -> None:
         """Turn the directory *name*, which may hold whiteouts, into a whiteout, in one step."""
         with self.staged() as temp:
             self._link_whiteout(self.work_fd, temp)
-            if not self.can_mknod:
-                self._expect_attribute_whiteouts(place)
+            self.expect_whiteouts(place)
             self._exchange(temp, place, name)
         self.discard(temp)
 
@@ -204,8 +204,9 @@ class Upper:
                 raise
         place.impure = True
 
-    def _expect_attribute_whiteouts(self, place: Place) -> None:
-        if not place.xwhiteouts:
+    def expect_whiteouts(self, place: Place) -> None:
+        """Prepare *place* for whiteouts, which are attributes where devices cannot be made."""
+        if not self.can_mknod and not place.xwhiteouts:
             self._mark(place, self.layer.xattrs.opaque, ondisk.XWHITEOUTS)
             place.xwhiteouts = True
 
@@ -228,8 +229,13 @@ class Upper:
             os.mknod(fresh, ondisk.WHITEOUT_MODE, ondisk.WHITEOUT_RDEV, dir_fd=self.work_fd)
         else:
             os.close(at.open_file(self.work_fd, fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            xattr.set(at.proc_path(self.work_fd, fresh), self.layer.xattrs.whiteout, b"y")
-        os.link(fresh, name, src_dir_fd=self.work_fd, dst_dir_fd=dirfd, follow_symlinks=False)
+        try:
+            if not self.can_mknod:
+                xattr.set(at.proc_path(self.work_fd, fresh), self.layer.xattrs.whiteout, b"y")
+            os.link(fresh, name, src_dir_fd=self.work_fd, dst_dir_fd=dirfd, follow_symlinks=False)
+        except BaseException:
+            self.discard(fresh)
+            raise
         self._whiteout = fresh
 
 
@@ -285,6 +291,16 @@ def _opened_up(dirfd: int, name: bytes) -> Iterator[bool]:
             os.chmod(at.itself(fd), stat.S_IMODE(st.st_mode))
     finally:
         os.close(fd)
+
+
+def restore_times(dirfd: int, before: os.stat_result) -> None:
+    """Give a directory, in which a copy has just got its name, the times it had: users have changed nothing in it.
+
+    The copy is there by now, so a refusal is no reason to call the whole a failure.
+    """
+    times = (before.st_atime_ns, before.st_mtime_ns)
+    with contextlib.suppress(OSError):
+        despite_flags(dirfd, lambda: os.utime(at.itself(dirfd), ns=times))
 
 
 def remove_tree(dirfd: int, name: bytes, *, is_dir: bool) -> None:
