@@ -116,6 +116,7 @@ class DirectEngine:
 
     def start(self) -> bool:
         """Begin to answer requests, in a thread of its own."""
+        gc.freeze()  # what start-up made will stay: the collector need not look at it again
         threading.Thread(target=self._run, name="unionfs direct", daemon=True).start()
         return True
 
@@ -134,7 +135,6 @@ class DirectEngine:
 
         if self._server is None:
             raise RuntimeError("serve before mount")
-        gc.freeze()  # what start-up made will stay: the collector need not look at it again
         try:
             await trio.to_thread.run_sync(self._over.wait, abandon_on_cancel=True)
         finally:

@@ -54,6 +54,9 @@ POLL_S: Final = 0.02
 
 OBEYED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
+_MOMENT_S: Final = 0.05
+_MOMENTS: Final = 100
+
 GONE: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 """What a mount answers whose daemon died; the second where the engine has negotiated ABORT_ERROR."""
 
@@ -106,6 +109,7 @@ class _Served:
             started = self._engine.start()
             if started:
                 self._announce()
+                self._let_work()
 
             import trio  # noqa: PLC0415 - most of the time to a mount, where the engine cannot do without
 
@@ -114,6 +118,19 @@ class _Served:
             raise _first(group) from group
         finally:
             self._forget()
+
+    def _let_work(self) -> None:
+        """Wait until nobody asks anything, or a signal is there, but not for long.
+
+        Importing trio holds the interpreter for 70 ms, for which those would wait who walk the tree as soon as it is
+        mounted (measured: 140 ms instead of 100 for 2,880 files).
+        """
+        asked = -1
+        for _ in range(_MOMENTS):
+            time.sleep(_MOMENT_S)
+            before, asked = asked, sum(self._engine.statistics().values())
+            if asked == before or signal.sigpending() & set(OBEYED):
+                return
 
     async def _main(self, announced: bool) -> None:
         import trio  # noqa: PLC0415
