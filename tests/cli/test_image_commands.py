@@ -434,6 +434,25 @@ def test_fsck_and_convert(unionfs: Command, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "aufs") == [".wh.gone"]
 
 
+@pytest.mark.root
+def test_fsck_of_a_work_directory_and_its_index(unionfs: Command, tmp_path: Path) -> None:
+    upper, work, index = tmp_path / "upper", tmp_path / "work", tmp_path / "work/index"
+    for path in (upper, work / "work/incompat/volatile", work / "work/#1/deep", index / "00fb"):
+        path.mkdir(parents=True)
+    for name, mark in {"#2": "U-1", "orphan": "U-1", "lower": "U+1", "named": "U-1", "unknown": "L-1"}.items():
+        (index / name).write_bytes(b"content")
+        os.setxattr(index / name, "trusted.overlay.nlink", mark.encode())
+    os.link(index / "named", upper / "named")
+    left = sorted(["00fb", "lower", "named", "unknown"])
+    told = unionfs("fsck", "--work", work, upper)
+    paths = [str(work / "work/#1"), str(index / "#2"), str(index / "orphan")]
+    assert (told.status, [line.rsplit(":", 1)[0] for line in told.splitlines()]) == (4, paths)
+    assert (sorted(os.listdir(index)), os.listdir(work / "work/#1")) == (sorted([*left, "#2", "orphan"]), ["deep"])
+    assert unionfs("fsck", "--repair", "--work", work, upper).status == 1
+    assert (sorted(os.listdir(index)), os.listdir(work / "work")) == (left, ["incompat"])
+    assert unionfs("fsck", "--work", work, upper).status == 0
+
+
 def test_hostile_names_do_not_reach_the_terminal(unionfs: Command, images: Images) -> None:
     image_of(images, [archive_of(directory("\x1b[31m\n"), file("\x1b[31m\n/\udcff"))], "evil:1")
     for command in (["ls", "-R", "evil:1"], ["tree", "evil:1"], ["find", "evil:1"], ["which", "evil:1:/\x1b[31m\n"]):

@@ -1,22 +1,25 @@
 """Examine the marks of an upper layer, or of any layer: says what is wrong, repairs only when asked.
 
 Found are redirects that lead to nothing, whiteouts that hide nothing, marks in a dialect that the
-union does not read, and leftovers. The status is fsck(8)'s: 0 nothing was wrong, 1 all is repaired,
-4 something is left.
+union does not read, and leftovers, those in the work directory and its index too. The status is
+fsck(8)'s: 0 nothing was wrong, 1 all is repaired, 4 something is left.
 """
 
 import argparse
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unionfs.analysis.check import Finding, examine
+from unionfs.analysis.check import Finding, Repair, examine
 from unionfs.analysis.repair import repair
 from unionfs.cli.entries import shown_path
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json, printable
+from unionfs.core.ondisk import XattrSet, encode_nlink
+from unionfs.linux import at, xattr
 from unionfs.linux.remove import remove
 from unionfs.oci.entry import Entry
 from unionfs.oci.form import Form, RootForm, UserForm, form_here
@@ -33,7 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example:\n  unionfs fsck --lower app --lower base --work work upper\n"
     add = parser.add_argument
     add("--lower", action="append", default=[], type=Path, metavar="DIR", help="a layer below; the top one first")
-    add("--work", type=Path, metavar="DIR", help="its work directory: what a crash left there is found too")
+    add(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="its work directory: what a crash left there and in its index is found too",
+    )
     add(
         "--marks",
         choices=["trusted", "user"],
@@ -52,7 +60,7 @@ def run(args: argparse.Namespace) -> Exit | int:
         done = [args.repair and repair(fd, finding, form) for finding in findings]
     results = [_values(finding, is_done) for finding, is_done in zip(findings, done, strict=True)]
     if args.work:
-        results += _leftovers(args.work, is_repaired=args.repair)
+        results += _leftovers(args.work, form.marks, is_repaired=args.repair)
     if args.json:
         print(as_json(results), end="")
     else:
@@ -74,16 +82,41 @@ def _entries(path: Path) -> list[Entry]:
         return [entry for entry, _ in scan(fd)]
 
 
-def _leftovers(work: Path, *, is_repaired: bool) -> list[dict[str, Any]]:
-    """Return what a union left where it stages, removed if asked; ``incompat`` is its refusal of the next mount."""
-    inner = work / "work"
-    names = sorted(name for name in os.listdir(inner) if name != "incompat") if inner.is_dir() else []
-    if is_repaired and names:
-        with opened_directory(inner) as fd:
-            for name in names:
-                remove(fd, os.fsencode(name))
-    what = {"Kind": "leftover", "What": "left over from a crash", "Repair": "remove the file", "Repaired": is_repaired}
-    return [{**what, "Path": str(inner / name)} for name in names]
+def _leftovers(work: Path, marks: XattrSet, *, is_repaired: bool) -> list[dict[str, Any]]:
+    """Return what a union left where it stages and in its index, removed if asked.
+
+    ``incompat`` in the first is its refusal of the next mount.
+    """
+    results = []
+    for place in (work / "work", work / "index"):
+        if not place.is_dir():
+            continue
+        with opened_directory(place) as fd:
+            for name in sorted(map(os.fsencode, os.listdir(fd))):
+                what = _staged(name) if place.name == "work" else _unindexed(fd, name, marks)
+                if what is None:
+                    continue
+                if is_repaired:
+                    remove(fd, name)
+                path = str(place / os.fsdecode(name))
+                told = {"Kind": "leftover", "Path": path, "What": what}
+                results.append({**told, "Repair": Repair.REMOVE.value, "Repaired": is_repaired})
+    return results
+
+
+def _staged(name: bytes) -> str | None:
+    return None if name == b"incompat" else "left over from a crash"
+
+
+def _unindexed(index: int, name: bytes, marks: XattrSet) -> str | None:
+    """Tell why an entry of the index is of no use; None if it may be: a lower name may lead to it yet."""
+    if name.startswith(b"#"):
+        return "left over from a crash"
+    st = os.lstat(name, dir_fd=index)
+    nameless = encode_nlink(0, st.st_nlink, of_upper=True)
+    if stat.S_ISDIR(st.st_mode) or st.st_nlink > 1 or xattr.get(at.proc_path(index, name), marks.nlink) != nameless:
+        return None
+    return "an entry of the index to which no name leads"
 
 
 def _values(finding: Finding, is_done: bool) -> dict[str, Any]:
