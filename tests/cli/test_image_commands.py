@@ -62,6 +62,11 @@ def app(images: Images) -> str:
     return image_of(images, [BASE, CHANGE], "app:1").id
 
 
+def test_a_store_without_images_shows_the_header(unionfs: Command) -> None:
+    assert unionfs("images").split() == ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]
+    assert (unionfs("images", "-q"), unionfs("images", "--json").json()) == ("", [])
+
+
 def test_images(unionfs: Command, app: str) -> None:
     lines = unionfs("images").splitlines()
     assert lines[0].split() == ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> Exit:
             print(image.id if args.no_trunc else image.id.short)
     else:
         headers = ["REPOSITORY", "TAG", *(["DIGEST"] if args.digests else []), "IMAGE ID", "CREATED", "SIZE"]
-        print(as_table(headers, [row for image in found for row in _rows(image, args)]), end="")
+        rows = [row for image in found for row in _rows(image, args)]
+        print(as_table(headers, rows) or "  ".join(headers) + "\n", end="")
     return Exit.OK
 
 
