@@ -185,6 +185,19 @@ def test_an_ordinary_user_sees_what_root_would(tmp_path: Path) -> None:
     assert told["unreadable"][0] == stat.S_IFREG
 
 
+def test_an_ordinary_user_is_shown_capabilities(tmp_path: Path) -> None:
+    script = (
+        "assert main(['mount', 'app:1', M]) == 0\n"
+        "told = os.getxattr(M + '/bin/ping', 'security.capability').hex()\n"
+        "listed = os.listxattr(M + '/bin/ping')\n"
+        "assert main(['umount', M]) == 0\n"
+        "print(json.dumps([told, listed]))\n"
+    )
+    told, listed = json.loads(as_user(tmp_path, everything(), script)[-1])
+    assert bytes.fromhex(told) == b"\1\0\0\2\0\4" + bytes(14)
+    assert "security.capability" in listed
+
+
 def test_an_ordinary_user_takes_roots_place(tmp_path: Path) -> None:
     script = (
         "def owners():\n"
