@@ -1,0 +1,53 @@
+"""The store where it is hard: a full disk, and many commands at once."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_image_mounts import Store
+from tests.oci.archives import archive_of, directory, file
+from tests.oci.conftest import CHANGE
+from tests.oci.making import image_of
+from unionfs.oci.images import Images
+from unionfs.oci.save import save
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+@pytest.fixture
+def unionfs(tmp_path: Path) -> Iterator[Store]:
+    """Return a program whose store is not there yet."""
+    store = Store(tmp_path)
+    yield store
+    store.unmount_all()
+
+
+def archive(directory: Path, name: str, layers: list[bytes]) -> Path:
+    """Write an image that is to be loaded to a file."""
+    source, path = Images(directory / "source"), directory / f"{name}.tar"
+    image = image_of(source, layers, f"{name}:1")
+    with path.open("wb") as written:
+        save(source.blobs, [(image, image.names)], "oci-archive", written)
+    return path
+
+
+@pytest.mark.parametrize("size", [64, 512, 2000])
+def test_a_load_onto_a_full_disk_leaves_nothing_and_succeeds_with_room(unionfs: Store, size: int) -> None:
+    """Whatever it is that does not fit: the database, or less or more of the layer."""
+    content = os.urandom(900_000) * 3
+    path = archive(unionfs.directory, "app", [archive_of(directory("."), file("big", content)), CHANGE])
+    unionfs.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", unionfs.root], check=True)
+    told = unionfs("load", "-q", "-i", path, status=1)
+    assert "No space left on device" in told
+    assert told.startswith("unionfs: error: ")
+    assert told.count("\n") == 1
+    subprocess.run(["mount", "-o", "remount,size=32m", unionfs.root], check=True)
+    assert unionfs("images", "-a", "-q") == ""
+    unionfs("check")
+    unionfs("load", "-q", "-i", path)
+    assert unionfs("cat", "app:1:/var/new") == "new"
+    unionfs("check")
