@@ -11,7 +11,9 @@ Some failures are not the caller's business, because the operation can do withou
 of its work.
 """
 
+import contextlib
 import errno
+import itertools
 import os
 import shutil
 import stat
@@ -404,3 +406,19 @@ def test_a_failure_at_any_step_changes_nothing(memory: Path, name: str, only_cha
     else:
         pytest.fail("the operation never ended")
     assert surfaced
+
+
+def test_a_hard_link_whose_index_entry_could_not_be_asked_for_is_found_the_next_time(memory: Path) -> None:
+    """Not under a number of which the union has no node: that was ESTALE until the next mount."""
+    operation = Operation(lambda s: s.id("d/f"), (LINKS,), options=INDEX)
+    refused = 0
+    for step in itertools.count():
+        with stack(memory, operation) as s:
+            faults = Faults(step, errno.EIO, only_changes=False)
+            with faults.armed(), contextlib.suppress(OSError):
+                s.id("d/f")
+            if faults.failed is None:
+                break
+            refused += 1
+            assert s.read("d/f") == BIG.encode()
+    assert refused > 1

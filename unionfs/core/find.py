@@ -88,8 +88,8 @@ def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
     file = File(parent, name, ino, place, found.real)
     file.data = found.data
     if has_links:
-        state.nodes.remember_links(file)
         _attach_index(state, file, found)
+        state.nodes.remember_links(file)  # what fails above must not be found by its number: it is in no table yet
     state.nodes.add(file)
     return file
 
