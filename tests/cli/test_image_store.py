@@ -2,14 +2,16 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_image_mounts import Store
+from tests.mounting import ROOT
 from tests.oci.archives import archive_of, directory, file
-from tests.oci.conftest import CHANGE
+from tests.oci.conftest import BASE, CHANGE
 from tests.oci.making import image_of
 from unionfs.oci.images import Images
 from unionfs.oci.save import save
@@ -50,4 +52,45 @@ def test_a_load_onto_a_full_disk_leaves_nothing_and_succeeds_with_room(unionfs: 
     unionfs("check")
     unionfs("load", "-q", "-i", path)
     assert unionfs("cat", "app:1:/var/new") == "new"
+    unionfs("check")
+
+
+MANY = """
+import random, subprocess, sys
+from unionfs.cli.main import main
+
+number, path, mnt = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+choices = random.Random(number)
+mine, shared = f"mine{number}:1", "app:1"
+commands = [
+    ["load", "-q", "-i", path], ["tag", shared, mine], ["ls", "-R", shared], ["images"], ["rmi", mine],
+    ["rmi", "-f", shared], ["prune", "--all", "-f"], ["mount", shared, mnt], ["umount", mnt],
+]
+sys.argv[0] = "unionfs"
+done = 0
+for _ in range(25):
+    done += main(choices.choice(commands)) == 0
+print(done)
+"""
+
+
+def test_many_commands_at_once_leave_a_sound_store(unionfs: Store) -> None:
+    path = archive(unionfs.directory, "app", [BASE, CHANGE])
+    unionfs("load", "-q", "-i", path)
+    started = []
+    for number in range(8):
+        mountpoint = unionfs.directory / f"mnt{number}"
+        mountpoint.mkdir()
+        command = [sys.executable, "-c", MANY, str(number), str(path), str(mountpoint)]
+        started.append(
+            subprocess.Popen(
+                command, env=unionfs.environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        )
+    told = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [0] * 8
+    for out, errors in told:
+        assert "Traceback" not in errors
+        assert all(line.startswith("unionfs: error: ") for line in errors.splitlines()), errors
+        assert int(out.splitlines()[-1]) > 0
     unionfs("check")

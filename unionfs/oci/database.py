@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from unionfs.errors import ImageError
+from unionfs.errors import ImageError, NoSuchImage
 
 __all__ = ["Database"]
 
@@ -105,7 +105,11 @@ class Database:
 
     @contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
-        """Make one change: all of the block, or, if it raises, nothing of it."""
+        """Make one change: all of the block, or, if it raises, nothing of it.
+
+        Raises:
+            NoSuchImage: another process removed meanwhile what the change is about.
+        """
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -124,7 +128,9 @@ class Database:
                 connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
                 self._prepare(connection)
                 yield connection
-        except sqlite3.IntegrityError:
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+                raise NoSuchImage("the image was removed meanwhile by another command; try again") from error
             raise  # an answer to the statement, not about the file
         except sqlite3.DatabaseError as error:
             raise ImageError(f"{self.path}: {error}; try: unionfs check --repair") from error

@@ -140,14 +140,14 @@ class Images:
             ImageError: it is mounted, or a container is built on it.
         """
         key = str(image.descriptor.digest)
-        try:
-            with self.database.changing() as db:
+        with self.database.changing() as db:
+            try:
                 db.execute("DELETE FROM names WHERE manifest = ?", (key,))
                 db.execute("DELETE FROM images WHERE manifest = ?", (key,))
-        except sqlite3.IntegrityError as error:
-            raise ImageError(
-                f"image {image.id.short} is in use by a container or a mount; try: unionfs rmi -f"
-            ) from error
+            except sqlite3.IntegrityError as error:
+                raise ImageError(
+                    f"image {image.id.short} is in use by a container or a mount; try: unionfs rmi -f"
+                ) from error
         self.publish()
 
     def forget(self, manifest: Digest) -> None:
