@@ -220,3 +220,15 @@ def test_an_ordinary_user_takes_roots_place(tmp_path: Path) -> None:
     assert "refused" in told
     assert [line for line in told if line.startswith("[(")] == [str([(USER, USER)] * 3), str([(0, 0)] * 3)]
     assert told[-1].split()[:3] == ["-rw-r--r--", "0", "0"]
+
+
+def test_a_container_is_mounted_again_while_its_daemon_is_on_its_way_out(unionfs: Store, tmp_path: Path) -> None:
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    for number in range(3):
+        unionfs("mount", "app:1", mountpoint, "--rw", "work")
+        (mountpoint / "new").write_text(str(number))
+        subprocess.run(["umount", mountpoint], check=True, timeout=30)  # which waits for nobody
+    unionfs("mount", "app:1", mountpoint, "--rw", "work")
+    assert (mountpoint / "new").read_text() == "2"
+    unionfs("umount", mountpoint)

@@ -5,7 +5,9 @@ neither removed nor pruned, and a daemon that was killed holds nothing back.
 """
 
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.start import start
@@ -19,6 +21,10 @@ from unionfs.oci.images import Image, Images
 from unionfs.oci.snapshots import Snapshots
 
 __all__ = ["mount_image"]
+
+PATIENCE_S: Final = 10.0
+"""How long a daemon may take to end after its mount."""
+POLL_S: Final = 0.02
 
 NEW = ""
 """As the name of a container: make one up."""
@@ -59,10 +65,17 @@ def _container(
 ) -> Container:
     root = snapshots.merged(chain).root.entry
     container = containers.ensure(name or f"rw-{os.urandom(3).hex()}", image, root)
-    where = next((mount.mountpoint for mount in containers.mounted() if mount.container == container.name), None)
-    if where is not None:
-        raise ImageError(f"container {container.name!r} is mounted on {where}; try: unionfs umount {where}")
+    deadline = time.monotonic() + PATIENCE_S
+    while (where := _mountpoint(containers, container)) is not None:
+        if _is_mounted(Path(where)) or time.monotonic() > deadline:
+            raise ImageError(f"container {container.name!r} is mounted on {where}; try: unionfs umount {where}")
+        time.sleep(POLL_S)
     return container
+
+
+def _mountpoint(containers: Containers, container: Container) -> str | None:
+    """Return where *container* is mounted, or was a moment ago if its daemon is still on its way out."""
+    return next((mount.mountpoint for mount in containers.mounted() if mount.container == container.name), None)
 
 
 def _own_place(images: Images, image: Image, container: Container | None) -> Path:
