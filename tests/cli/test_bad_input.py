@@ -90,6 +90,51 @@ def test_an_upper_that_cannot_be_written(dirs: Stack, other_filesystem: Path) ->
     expect_one_line(dirs, dirs.run("mount", *layers(dirs, **changes), dirs.merged), "read-only", "upperdir")
 
 
+KERNELS: dict[str, tuple[str, str, str, str]] = {
+    "the same upper": ("there/u", "there/w", "there/u", "mine"),
+    "the same work": ("there/u", "there/w", "mine", "there/w"),
+    "ours inside its upper": ("there/u", "there/w", "there/u/in", "mine"),
+    "its work inside ours": ("there/u", "there/w/in", "mine", "there/w"),
+    "by another name": ("there/u", "there/w", "link/u", "mine"),
+    "of a name that is escaped": ("there/u, =\\", "there/w", "there/u, =\\", "mine"),
+}
+"""Upper and work of a mount of the kernel, then ours."""
+
+
+def kernel_mount(stack: Stack, upper: Path, work: Path) -> Path:
+    """Mount the kernel's overlayfs as a program would that knows how to escape a path."""
+    place = made(stack.directory / "kernel")
+    escaped = [str(path).replace("\\", "\\\\").replace(",", "\\,") for path in (upper, work)]
+    data = f"lowerdir={stack.base},upperdir={escaped[0]},workdir={escaped[1]}"
+    mount("overlay", str(place), "overlay", 0, data)
+    return place
+
+
+@pytest.mark.overlayfs
+@pytest.mark.parametrize(("upper", "work", "our_upper", "our_work"), KERNELS.values(), ids=KERNELS.keys())
+def test_what_a_kernel_mount_writes_in(dirs: Stack, upper: str, work: str, our_upper: str, our_work: str) -> None:
+    (dirs.directory / "link").symlink_to("there")
+    for name in (upper, work, our_upper, our_work):
+        (dirs.directory / name).mkdir(parents=True, exist_ok=True)
+    place = kernel_mount(dirs, dirs.directory / upper, dirs.directory / work)
+    arguments = layers(dirs, upper=dirs.directory / our_upper, work=dirs.directory / our_work)
+    try:
+        done = dirs.run("mount", *arguments, dirs.merged)
+        expect_one_line(dirs, done, "in use by the kernel's overlay mount", f"try: umount {place},")
+    finally:
+        umount(str(place))
+    assert dirs.run("mount", *arguments, dirs.merged).returncode == 0, "the kernel's mount has gone"
+
+
+@pytest.mark.overlayfs
+def test_a_kernel_mount_beside_ours_is_no_obstacle(dirs: Stack) -> None:
+    place = kernel_mount(dirs, made(dirs.directory / "upper2"), made(dirs.directory / "work2"))
+    try:
+        assert dirs.run("mount", *layers(dirs), dirs.merged).returncode == 0
+    finally:
+        umount(str(place))
+
+
 def test_no_dev_fuse(dirs: Stack) -> None:
     """In a mount namespace of its own, where an empty file stands in its place."""
     for engine in ("direct", "pyfuse3"):

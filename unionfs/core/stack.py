@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from unionfs.core import find, inos, ondisk, owners
+from unionfs.core import find, inos, kernelmounts, ondisk, owners
 from unionfs.core.config import Config, Fsync
 from unionfs.core.files import FileTable
 from unionfs.core.index import Index
@@ -84,6 +84,8 @@ def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: con
         _check_writable(upper, upper_fd)
         _lock(upper_fd, upper, "upperdir")
         _lock(base, path, "workdir")
+        for option, directory in (("upperdir", upper), ("workdir", path)):
+            _check_kernel(directory, option)
         _check_volatile(base, path, upper)
     try:
         with contextlib.suppress(FileExistsError):
@@ -108,6 +110,15 @@ def _lock(fd: int, path: Path, option: str) -> None:
     if not flock.lock_descriptor(fd):
         raise LayerInUse(
             f"{option}: {path} is in use by another union; try: unmount that one, or use another directory"
+        )
+
+
+def _check_kernel(path: Path, option: str) -> None:
+    claim = kernelmounts.find_claim(path)
+    if claim is not None:
+        raise StackError(
+            f"{option}: {path} is in use by the kernel's overlay mount on {claim.mountpoint} "
+            f"({claim.option}={claim.path}); try: umount {claim.mountpoint}, or use another directory"
         )
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-__all__ = ["MNT_DETACH", "MS_REMOUNT", "Mount", "flag_bits", "mount", "mounts", "parse_mountinfo", "umount"]
+__all__ = ["MNT_DETACH", "MS_REMOUNT", "Mount", "flag_bits", "mount", "mounts", "parse_mountinfo", "plain", "umount"]
 
 MS_REMOUNT: Final = 0x20
 MNT_DETACH: Final = 2
@@ -93,16 +93,21 @@ def parse_mountinfo(lines: Iterable[str]) -> Iterator[Mount]:
             int(number),
             int(parent),
             device,
-            _plain(root),
-            _plain(mountpoint),
+            plain(root),
+            plain(mountpoint),
             options,
             fstype,
-            _plain(source),
+            plain(source),
             super_options,
         )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    r"""Return *text* without the octal escapes of the kernel.
+
+    >>> plain(r"a\040b")
+    'a b'
+    """
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
 
 
