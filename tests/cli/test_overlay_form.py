@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mounting import PATIENCE_S, ROOT, Stack, eventually
-from unionfs.linux.mount import Mount, mounts
+from unionfs.linux.mount import Mount, mount, mounts, umount
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -80,6 +81,39 @@ FLAGS = ["nodev", "nosuid", "noexec", "sync", "dirsync", "noatime", "nodiratime"
 def test_a_flag_is_honoured(stack: Stack, flag: str) -> None:
     stack.mount_overlay(f",{flag}")
     assert flag in f"{shown(stack).options},{shown(stack).super_options}".split(",")
+
+
+@pytest.fixture
+def memories(tmp_path: Path) -> Iterator[list[Path]]:
+    """Return two file systems, each with one file and one directory; they have the same numbers on both."""
+    places = [tmp_path / "memory0", tmp_path / "memory1"]
+    for place in places:
+        place.mkdir()
+        mount("tmpfs", str(place), "tmpfs", 0, "size=1m")
+        (place / f"file-{place.name}").write_text(place.name)
+        (place / f"directory-{place.name}" / "inside").mkdir(parents=True)
+    yield places
+    for place in places:
+        umount(str(place))
+
+
+@pytest.mark.parametrize("xino", ["on", "off", "auto"])
+def test_numbers_are_unique_over_two_file_systems(stack: Stack, memories: list[Path], xino: str) -> None:
+    """With one st_dev and one st_ino two files would be hard links of each other to tar and rsync."""
+    real = [(place / f"{kind}-{place.name}").stat().st_ino for place in memories for kind in ("file", "directory")]
+    assert real[:2] == real[2:], "the numbers of the layers collide"
+    options = f"lowerdir={memories[0]}:{memories[1]},upperdir={stack.upper},workdir={stack.work},xino={xino}"
+    done = stack.run("-o", f"{options},engine={stack.engine}", stack.merged, program="overlay")
+    assert (done.returncode, done.stderr) == (0, "")
+    names = sorted(os.listdir(stack.merged))
+    numbers = {name: (stack / name).stat().st_ino for name in names}
+    assert len(set(numbers.values())) == len(names) == 4
+    assert {entry.name: entry.inode() for entry in os.scandir(stack.merged)} == numbers
+    for name in names:
+        (stack / name).chmod(0o700)
+    assert {name: (stack / name).stat().st_ino for name in names} == numbers, "they outlive a copy-up"
+    assert [(stack / f"file-{place.name}").read_text() for place in memories] == ["memory0", "memory1"]
+    stack.unmount()
 
 
 def test_root_lets_others_in_and_honours_devices_and_set_id(stack: Stack) -> None:

@@ -52,10 +52,9 @@ class RedirectDir(enum.Enum):
 
 
 class Xino(enum.Enum):
-    """Whether the layer's number is put into the high bits of st_ino, so that numbers stay unique."""
+    """The kernel's words for whether the file system's number is put into the high bits of st_ino: it always is."""
 
     AUTO = "auto"
-    """Where the numbers of the layers leave room for it."""
     ON = "on"
     OFF = "off"
 
@@ -104,6 +103,7 @@ class Config:
     metacopy: bool = False
     """Copy up only the attributes of a file while its data are not changed."""
     xino: Xino = Xino.AUTO
+    """Makes no difference: see `inos`."""
     userxattr: bool = False
     """Marks are ``user.overlay.*`` instead of ``trusted.overlay.*``."""
     volatile: bool = False

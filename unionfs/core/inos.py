@@ -4,6 +4,10 @@ A file shows the number it has on its own filesystem, with the number of that fi
 eight bits; filesystem 0 is the top layer's, so where all layers share one, numbers are the real ones.
 A copied-up file keeps the number of the lower file it came from, because its origin is written down.
 
+``xino=off`` and ``auto`` are accepted and give the same numbers as ``on``. Under the kernel's ``off`` files of
+several filesystems show their real numbers, each with a st_dev of its own; a FUSE mount has one st_dev
+for all, and two files with both in common are hard links of each other to tar, rsync and cp.
+
 Source: Linux Documentation/filesystems/overlayfs.rst, "Inode properties" (xino).
 """
 

@@ -338,7 +338,11 @@ _TABLE: Final = (
     ),
     Option("index", "on, off: hard links stay together over a copy-up", _union("index", _switch), "on"),
     Option("metacopy", "on, off: copy up attributes without data", _union("metacopy", _switch), "on"),
-    Option("xino", "auto, on, off: unique and lasting inode numbers", _union("xino", _xino)),
+    Option(
+        "xino",
+        "auto, on, off: all as on, inode numbers are unique and lasting",
+        _union("xino", _xino),
+    ),
     Option("userxattr", "marks in user.overlay.* instead of trusted.overlay.*", _union("userxattr", _yes), ""),
     Option("volatile", "nothing is synced; an upper that was not unmounted is refused", _union("volatile", _yes), ""),
     Option("fsync", "auto, strict, volatile; 0 and 1 as fuse-overlayfs has them", _fsync),

@@ -13,7 +13,7 @@ pyfuse3 3.5 cannot carry, with what users see of it (the direct engine has none 
   are dropped by every write and truncation, also by root's, where the kernel would let root keep them.
 * Setting "now" as a time carries the daemon's clock, a moment later than the kernel's.
 * One number is both the name of an inode for the kernel and its st_ino: where two files of the
-  union have one number (layers on several file systems, ``xino=off``), one of them shows another.
+  union have one number (more than 256 file systems, or an accident), one of them shows another.
   The root always shows 1.
 * No passthrough: each page that is not cached is read through this process.
 
