@@ -116,6 +116,19 @@ def test_numbers_are_unique_over_two_file_systems(stack: Stack, memories: list[P
     stack.unmount()
 
 
+def test_static_nlink_shows_one_link_of_each_directory(stack: Stack, memories: list[Path]) -> None:
+    """Else a directory of one layer shows its real count, where its file system keeps one."""
+    lower = memories[0]
+    os.link(lower / "file-memory0", lower / "second")
+    for options, shown_links in (("", 3), (",static_nlink", 1)):
+        layers = f"lowerdir={lower}:{memories[1]},upperdir={stack.upper},workdir={stack.work},engine={stack.engine}"
+        done = stack.run("-o", f"{layers}{options}", stack.merged, program="overlay")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (stack / "directory-memory0").stat().st_nlink == shown_links
+        assert (stack / "second").stat().st_nlink == 2, "a file's links are counted"
+        stack.unmount()
+
+
 def test_root_lets_others_in_and_honours_devices_and_set_id(stack: Stack) -> None:
     stack.mount_overlay()
     mount = shown(stack)

@@ -104,10 +104,11 @@ def _of_directory(node: Dir) -> os.stat_result:
 
 
 def directory_stat(node: Dir, st: os.stat_result) -> os.stat_result:
-    owners = node.places[0].layer.owners
-    if owners is not None:
-        st = owners.shown(st, node.places[0].fd())
-    return replaced(st, st_nlink=1) if len(node.places) > 1 and st.st_nlink != 1 else st
+    layer = node.places[0].layer
+    if layer.owners is not None:
+        st = layer.owners.shown(st, node.places[0].fd())
+    has_one_link = len(node.places) > 1 or layer.static_nlink
+    return replaced(st, st_nlink=1) if has_one_link and st.st_nlink != 1 else st
 
 
 def change(state: State, node: Node, changes: Changes, fd: int | None) -> None:

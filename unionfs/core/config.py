@@ -116,7 +116,7 @@ class Config:
     gidmapping: tuple[IdMap, ...] = ()
     squash: Squash | None = None
     static_nlink: bool = False
-    """Every directory shows one link; saves counting its subdirectories."""
+    """Every directory shows one link, as merged ones always do."""
     noacl: bool = False
     """No POSIX ACLs: they are neither shown nor inherited."""
     noxattrs: bool = False

@@ -38,7 +38,7 @@ MAX_NAMES: Final = 4096
 class Layer:
     """One layer of the stack: a root directory and what its filesystem means to the union."""
 
-    __slots__ = ("fsid", "index", "owners", "path", "root", "uuid", "writable", "xattrs")
+    __slots__ = ("fsid", "index", "owners", "path", "root", "static_nlink", "uuid", "writable", "xattrs")
 
     def __init__(self, index: int, path: Path, fsid: int, xattrs: ondisk.XattrSet, *, writable: bool) -> None:
         self.index = index
@@ -53,6 +53,8 @@ class Layer:
         self.uuid = bytes(16)
         self.owners: Owners | None = None
         """How owners and modes are shown, if not as they are."""
+        self.static_nlink = False
+        """Every directory shows one link, as merged ones always do."""
         self.root: Place
 
 

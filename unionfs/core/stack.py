@@ -162,6 +162,7 @@ def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
         fsid = devices.setdefault(os.fstat(fd).st_dev, len(devices))
         layer = Layer(index, path, fsid % inos.MAX_FILESYSTEMS, marks, writable=has_upper and index == 0)
         layer.owners = owners.of_layer(config, overrides[index], writable=layer.writable)
+        layer.static_nlink = config.static_nlink
         layer.uuid = handles.filesystem_uuid(fd)
         layer.root = Place.at_root(layer, fd, cache)
         layers.append(layer)
