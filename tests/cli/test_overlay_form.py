@@ -83,6 +83,42 @@ def test_a_flag_is_honoured(stack: Stack, flag: str) -> None:
     assert flag in f"{shown(stack).options},{shown(stack).super_options}".split(",")
 
 
+SHOWN = {
+    "rw": "rw",
+    "dev": "rw",
+    "suid": "rw",
+    "exec": "rw",
+    "ro": "ro",
+    "atime": "relatime",
+    "relatime": "relatime",
+    "strictatime": "rw",
+    "allow_other": "allow_other",
+    "default_permissions": "default_permissions",
+}
+
+
+@pytest.mark.parametrize(("option", "word"), SHOWN.items())
+def test_a_word_of_mount_8_is_accepted_and_shown(stack: Stack, option: str, word: str) -> None:
+    done = stack.run("-o", f"{stack.options},{option}", stack.merged, program="overlay")
+    assert (done.returncode, done.stderr) == (0, "")
+    words = f"{shown(stack).options},{shown(stack).super_options}".split(",")
+    assert word in words
+    assert not {"nodev", "nosuid", "noexec"} & set(words)
+
+
+def test_noexec_and_ro_are_honoured(stack: Stack) -> None:
+    script = stack.top / "script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    stack.mount_overlay(",exec")
+    assert subprocess.run([stack / "script"], check=False).returncode == 0
+    assert stack.run(stack.merged, "-o", "ro,remount,noexec", program="overlay").returncode == 0
+    with pytest.raises(PermissionError):
+        subprocess.run([stack / "script"], check=False)
+    with pytest.raises(OSError, match="Read-only file system"):
+        (stack / "new").touch()
+
+
 @pytest.fixture
 def memories(tmp_path: Path) -> Iterator[list[Path]]:
     """Return two file systems, each with one file and one directory; they have the same numbers on both."""
