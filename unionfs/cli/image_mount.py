@@ -5,26 +5,19 @@ neither removed nor pruned, and a daemon that was killed holds nothing back.
 """
 
 import os
-import time
 from pathlib import Path
-from typing import Final
 
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.start import start
 from unionfs.cli.store import note_layer, opened
 from unionfs.core.options import Reading, read
-from unionfs.errors import ImageError
-from unionfs.linux import mount as kernel
+from unionfs.linux.mount import is_mountpoint
 from unionfs.oci.containers import Container, Containers
 from unionfs.oci.digest import Digest
 from unionfs.oci.images import Image, Images
 from unionfs.oci.snapshots import Snapshots
 
 __all__ = ["mount_image"]
-
-PATIENCE_S: Final = 10.0
-"""How long a daemon may take to end after its mount."""
-POLL_S: Final = 0.02
 
 NEW = ""
 """As the name of a container: make one up."""
@@ -43,7 +36,7 @@ def mount_image(reading: Reading, text: str, mountpoint: Path | None, rw: str | 
         chain = snapshots.ensure(image.layers, note_layer)
         container = _container(containers, snapshots, image, chain, rw) if rw is not None else None
         place = mountpoint or _own_place(images, image, container)
-        if mountpoint is None and _is_mounted(place):
+        if mountpoint is None and is_mountpoint(place):
             print(place)
             return Exit.OK
         _stack(reading, images, snapshots, chain, container)
@@ -65,30 +58,16 @@ def _container(
 ) -> Container:
     root = snapshots.merged(chain).root.entry
     container = containers.ensure(name or f"rw-{os.urandom(3).hex()}", image, root)
-    deadline = time.monotonic() + PATIENCE_S
-    while (where := _mountpoint(containers, container)) is not None:
-        if _is_mounted(Path(where)) or time.monotonic() > deadline:
-            raise ImageError(f"container {container.name!r} is mounted on {where}; try: unionfs umount {where}")
-        time.sleep(POLL_S)
+    containers.require_unmounted(container)
     return container
-
-
-def _mountpoint(containers: Containers, container: Container) -> str | None:
-    """Return where *container* is mounted, or was a moment ago if its daemon is still on its way out."""
-    return next((mount.mountpoint for mount in containers.mounted() if mount.container == container.name), None)
 
 
 def _own_place(images: Images, image: Image, container: Container | None) -> Path:
     place = images.root / "mounts" / (container.name if container else image.id.short)
     place.parent.mkdir(exist_ok=True)
-    if not _is_mounted(place):
+    if not is_mountpoint(place):
         place.mkdir(exist_ok=True)
     return place
-
-
-def _is_mounted(place: Path) -> bool:
-    real = os.path.realpath(place)
-    return any(mount.mountpoint == real for mount in kernel.mounts())
 
 
 def _stack(

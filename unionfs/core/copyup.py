@@ -90,22 +90,24 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
     if not node.is_gone:
         directory(state, node.parent)
     copy = _prepare(upper, node, size, hard_links=state.config.index)
-    if copy.data >= 0 and not state.rules.metacopy and node.place.layer.index < state.rules.bottom:
-        refuse_metacopy(copy.data, node.place)
+    if copy.data >= 0:
+        refuse_metacopy(state, copy.data, node.place)
     if copy.flags & (fileops.FS_APPEND | fileops.FS_IMMUTABLE) and not lifts_flags:
         copy.close()
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
     _start(state, node, copy, lambda error: _finish(state, upper, node, copy, error))
 
 
-def refuse_metacopy(fd: int, place: Place) -> None:
+def refuse_metacopy(state: State, fd: int, place: Place) -> None:
     """Close *fd*, a file of *place*, if its data are in another layer and this union was told not to look there.
 
-    Without this it would read as zeros.
+    Without this it would read as zeros. In the lowest layer, which has nothing below, the mark means nothing.
 
     Raises:
         RefusedMark: it has a metacopy mark.
     """
+    if state.rules.metacopy or place.layer.index >= state.rules.bottom:
+        return
     try:
         if place.layer.xattrs.metacopy in xattr.names(fd):
             raise RefusedMark("a file without its data; mount with metacopy=on to see them")

@@ -88,15 +88,13 @@ def open_file(state: State, node: File, flags: int) -> Handle:
             fd = _descriptor(node, place.fd(), name, kept)
         else:
             fd = at.open_unnoticed(place.fd(), name)
-        if not state.rules.metacopy and place.layer.index < state.rules.bottom:
-            copyup.refuse_metacopy(fd, place)
+        copyup.refuse_metacopy(state, fd, place)
         return state.files.add(OpenFile(node, fd, flags, kept))
     state.writable()
     copyup.file(state, node, 0 if flags & os.O_TRUNC else None)
     kept = os.O_RDWR | (flags & _KEPT)  # the kernel may have to read the rest of a page it writes
     fd = _descriptor(node, node.place.fd(), node.real, kept | (flags & os.O_TRUNC), flags)
-    if not state.rules.metacopy and not node.is_gone:
-        copyup.refuse_metacopy(fd, node.place)
+    copyup.refuse_metacopy(state, fd, node.place)
     return state.files.add(OpenFile(node, fd, flags, kept))
 
 

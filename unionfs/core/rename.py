@@ -167,7 +167,10 @@ def _rename_with_whiteout(upper: Upper, from_place: Place, old: bytes, to_place:
 
 
 def _swap_in(upper: Upper, from_place: Place, old: bytes, to_place: Place, new: bytes) -> None:
-    """Exchange the two names, and have a whiteout at *old*, where what was at *new* is now."""
+    """Exchange the two names, and have a whiteout at *old*, where what was at *new* is now.
+
+    A crash between the two steps leaves what was to be replaced under the old name; nothing is lost.
+    """
 
     def exchange() -> None:
         at.rename(from_place.fd(), old, to_place.fd(), new, at.RENAME_EXCHANGE)

@@ -11,7 +11,18 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-__all__ = ["MNT_DETACH", "MS_REMOUNT", "Mount", "flag_bits", "mount", "mounts", "parse_mountinfo", "plain", "umount"]
+__all__ = [
+    "MNT_DETACH",
+    "MS_REMOUNT",
+    "Mount",
+    "flag_bits",
+    "is_mountpoint",
+    "mount",
+    "mounts",
+    "parse_mountinfo",
+    "plain",
+    "umount",
+]
 
 MS_REMOUNT: Final = 0x20
 MNT_DETACH: Final = 2
@@ -75,6 +86,12 @@ def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
     """Return the mounts of this mount namespace, in the order in which they were made."""
     with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return list(parse_mountinfo(file))
+
+
+def is_mountpoint(place: "os.PathLike[str]") -> bool:
+    """Tell whether something is mounted on *place*, without asking what is mounted: its daemon may not answer."""
+    real = os.path.realpath(place)
+    return any(mount.mountpoint == real for mount in mounts())
 
 
 def parse_mountinfo(lines: Iterable[str]) -> Iterator[Mount]:

@@ -26,6 +26,7 @@ import msgspec
 
 from unionfs.errors import ImageError, NoSuchImage
 from unionfs.linux.flock import Lock
+from unionfs.linux.mount import is_mountpoint
 from unionfs.oci.digest import Digest
 from unionfs.oci.entry import Entry
 from unionfs.oci.form import form_here
@@ -39,6 +40,10 @@ __all__ = ["Container", "Containers", "Mounted"]
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 
 _RECORD: Final = "container.json"
+
+_PATIENCE_S: Final = 10.0
+"""How long a daemon may take to end after its mount."""
+_POLL_S: Final = 0.02
 
 _HELD: Final[list[Lock]] = []
 """Locks of the mount that this process serves."""
@@ -169,15 +174,28 @@ class Containers:
             db.execute("INSERT OR IGNORE INTO containers VALUES (?, ?, ?)", row)
         return self.find(name)
 
+    def require_unmounted(self, container: Container) -> None:
+        """Return if nobody has *container* mounted; a daemon whose mount is gone already is waited for.
+
+        Raises:
+            ImageError: it is mounted.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while (where := self._mountpoint(container)) is not None:
+            if is_mountpoint(Path(where)) or time.monotonic() > deadline:
+                raise ImageError(f"container {container.name!r} is mounted on {where}; try: unionfs umount {where}")
+            time.sleep(_POLL_S)
+
+    def _mountpoint(self, container: Container) -> str | None:
+        return next((mount.mountpoint for mount in self.mounted() if mount.container == container.name), None)
+
     def remove(self, container: Container) -> None:
         """Remove a container and what was changed in it.
 
         Raises:
             ImageError: it is mounted.
         """
-        where = next((m.mountpoint for m in self.mounted() if m.container == container.name), None)
-        if where is not None:
-            raise ImageError(f"container {container.name!r} is mounted on {where}; try: unionfs umount {where}")
+        self.require_unmounted(container)
         with self._images.database.changing() as db:
             db.execute("DELETE FROM containers WHERE name = ?", (container.name,))
         doomed = self._images.root / "staging" / f"container-{os.getpid()}-{os.urandom(6).hex()}"

@@ -1,0 +1,42 @@
+"""What a session does between its mount and trio."""
+
+import itertools
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from unionfs.core.config import Config
+from unionfs.core.mountoptions import MountOptions
+from unionfs.fuse import session
+
+
+def moments(monkeypatch: pytest.MonkeyPatch, asked: Iterable[int], pending: set[int]) -> int:
+    """Return how many moments it waits while the engine counts *asked* requests, with signals *pending*."""
+    waited: list[float] = []
+    counts = iter(asked)
+    engine: Any = SimpleNamespace(statistics=lambda: {"lookup": next(counts), "getattr": 0})
+    union: Any = None
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr(signal, "sigpending", lambda: pending)
+    served = session.Session(
+        config=Config(lower=(Path("/"),)), options=MountOptions(), mountpoint=Path("/mnt"), log_file=None
+    )
+    session._Served(served, union, engine, lambda: None)._let_work()
+    return len(waited)
+
+
+def test_trio_waits_for_the_first_moment_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert moments(monkeypatch, [5, 9, 9], set()) == 3
+
+
+def test_trio_waits_for_nobody_where_a_signal_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert moments(monkeypatch, itertools.count(), {signal.SIGTERM}) == 1
+
+
+def test_trio_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 10 < moments(monkeypatch, itertools.count(), set()) < 1000
