@@ -242,7 +242,7 @@ def test_a_publication_that_fails_leaves_the_lower_file_visible(
         calls[0] += 1
         if calls[0] == failing:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(*args)  # type: ignore[arg-type]
+        real(*args)  # type: ignore[arg-type]  # whatever the step takes
 
     with monkeypatch.context() as patch:
         patch.setattr(at, "rename", rename)

@@ -93,7 +93,7 @@ def resolved(tree: Tree, outside: Path) -> Tree:
             found[name] = pointing(node, outside)
         else:
             found[name] = resolved(node, outside) if isinstance(node, dict) else node
-    return found  # type: ignore[return-value]
+    return found  # type: ignore[return-value]  # a dict is invariant
 
 
 def pointing(make: Callable[[Path], None], outside: Path) -> Callable[[Path], None]:

@@ -64,7 +64,7 @@ def test_the_unions_own_marks_are_neither_seen_nor_touched(stack: Stacks) -> Non
     for path in ("d", "u"):
         node = s.id(path)
         assert names(s.union, node) == set()
-        assert fails(lambda node=node: s.union.getxattr(node, PREFIX.encode() + b"opaque")) == errno.ENODATA  # type: ignore[misc]
+        assert fails(lambda node=node: s.union.getxattr(node, PREFIX.encode() + b"opaque")) == errno.ENODATA  # type: ignore[misc]  # mypy infers no lambda with a default
     s.write("d/x", b"")
     assert names(s.union, s.id("d")) == set()
 

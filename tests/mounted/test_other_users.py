@@ -257,7 +257,7 @@ def test_marks_cannot_be_forged_through_the_mount(stack: Stack) -> None:
 
     def forge() -> list[str]:
         place = stack.merged / "directory"
-        said = [outcome(lambda root, name=name: (root / name).touch(), place) for name in names]  # type: ignore[misc]
+        said = [outcome(lambda root, name=name: (root / name).touch(), place) for name in names]  # type: ignore[misc]  # mypy infers no lambda with a default
         (place / "mine").mkdir()
         for mark in ("user.overlay.opaque", "user.fuseoverlayfs.opaque", "trusted.overlay.opaque"):
             with contextlib.suppress(OSError):

@@ -56,7 +56,7 @@ def test_permissions_are_checked_against_what_is_shown(stack: Stack) -> None:
     for path in (stack.base / "base", stack.top / "top"):
         path.chmod(0o600)
     stack.mount("-o", "uidmapping=100000:0:65536,gidmapping=0:0:65536")
-    said = [as_user(lambda n=n: outcome(lambda root: (root / n).read_bytes(), stack.merged)) for n in ("base", "top")]  # type: ignore[misc]
+    said = [as_user(lambda n=n: outcome(lambda root: (root / n).read_bytes(), stack.merged)) for n in ("base", "top")]  # type: ignore[misc]  # mypy infers no lambda with a default
     assert said == [repr(b"base\n"), "Permission denied"]
 
 

@@ -269,7 +269,7 @@ def test_damaged_streams_are_refused(kind: str, damage: str, outside: Path) -> N
     try:
         unpacked(damaged, outside.parent / "layer")
     except ImageError as error:
-        assert "truncated or corrupt" in str(error) or "tar archive" in str(error) or "cut short" in str(error)  # noqa: PT017
+        assert "truncated or corrupt" in str(error) or "tar archive" in str(error) or "cut short" in str(error)  # noqa: PT017  or none
     else:
         assert damage == "garbage after"
         assert kind in {"bzip2", "xz"}

@@ -85,7 +85,7 @@ def _count_down(left: int) -> None:
             at_step()  # before the commit
         at_step()  # after it
 
-    Database.changing = changing  # type: ignore[method-assign, assignment]
+    Database.changing = changing  # type: ignore[method-assign, assignment]  # the fault
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_an_archive_may_be_a_pipe_and_compressed(
     images: Images, app: Image, tmp_path: Path, form: str, pack: Callable[[bytes], bytes]
 ) -> None:
     archive = io.BytesIO(pack(saved(images, app, form, tmp_path).read_bytes()))
-    archive.seek = None  # type: ignore[method-assign, assignment]
+    archive.seek = None  # type: ignore[method-assign, assignment]  # a pipe has none
     assert loaded(tmp_path / "again", archive).id == app.id
 
 

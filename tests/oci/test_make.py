@@ -5,6 +5,7 @@ import io
 import lzma
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,8 @@ def container(images: Images, base: Image) -> Container:
 @pytest.mark.parametrize(
     ("pack", "kind"), [(bytes, OCI_LAYER), (gzip.compress, OCI_LAYER_GZIP), (lzma.compress, OCI_LAYER_GZIP)]
 )
-def test_a_root_file_system_becomes_an_image(images: Images, pack: object, kind: str) -> None:
-    source = io.BytesIO(pack(BASE))  # type: ignore[operator]
+def test_a_root_file_system_becomes_an_image(images: Images, pack: Callable[[bytes], bytes], kind: str) -> None:
+    source = io.BytesIO(pack(BASE))
     image = import_root(images, source, Reference.parse("root:1"), NOTE, RunConfig(cmd=("sh",)))
     assert images.find("root:1") == image
     assert (image.layers[0].diff_id, image.layers[0].blob.media_type) == (Digest.of(BASE), kind)

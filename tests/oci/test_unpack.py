@@ -6,7 +6,9 @@ import io
 import os
 import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -52,9 +54,9 @@ def lower(tmp_path: Path) -> Layers:
     return Layers((below, LOWER))
 
 
-def layer(tmp_path: Path, lower: Layers | None, *members: object) -> dict[str, str]:
+def layer(tmp_path: Path, lower: Layers | None, *members: Any) -> dict[str, str]:
     """Return what is on disk after unpacking, which must be what the index says."""
-    result = unpacked(archive_of(*members), tmp_path / "layer", lower)  # type: ignore[arg-type]
+    result = unpacked(archive_of(*members), tmp_path / "layer", lower)
     on_disk = names(scanned(tmp_path / "layer"))
     assert names(result.entries) == on_disk
     return on_disk
@@ -70,13 +72,13 @@ def test_a_whiteout_hides_what_is_below(tmp_path: Path, lower: Layers) -> None:
 @pytest.mark.parametrize(
     "members", [(file(".wh.d"), directory("d"), file("d/new")), (directory("d"), file("d/new"), file(".wh.d"))]
 )
-def test_a_whiteout_and_a_directory_make_an_opaque_directory(tmp_path: Path, lower: Layers, members: object) -> None:
-    assert layer(tmp_path, lower, *members) == {"d": "DIR", "d/new": "file"}  # type: ignore[misc]
+def test_a_whiteout_and_a_directory_make_an_opaque_directory(tmp_path: Path, lower: Layers, members: Any) -> None:
+    assert layer(tmp_path, lower, *members) == {"d": "DIR", "d/new": "file"}
 
 
 @pytest.mark.parametrize("members", [(file(".wh.x"), file("x")), (file("x"), file(".wh.x"))])
-def test_a_whiteout_never_hides_its_own_layer(tmp_path: Path, lower: Layers, members: object) -> None:
-    assert layer(tmp_path, lower, *members) == {"x": "file"}  # type: ignore[misc]
+def test_a_whiteout_never_hides_its_own_layer(tmp_path: Path, lower: Layers, members: Any) -> None:
+    assert layer(tmp_path, lower, *members) == {"x": "file"}
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -166,9 +168,9 @@ def test_directories_keep_their_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "pack", [bytes, gzip.compress, zstandard.compress, lambda raw: gzip.compress(raw[:700]) + gzip.compress(raw[700:])]
 )
-def test_every_compression_is_recognised(tmp_path: Path, pack: object) -> None:
+def test_every_compression_is_recognised(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     archive = archive_of(file("f", b"x" * 1000))
-    result = unpacked(pack(archive), tmp_path / "layer")  # type: ignore[operator]
+    result = unpacked(pack(archive), tmp_path / "layer")
     assert result.diff_id == Digest.of(archive)
     assert (tmp_path / "layer/f").read_bytes() == b"x" * 1000
 

@@ -173,7 +173,7 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of clients that hang up: that is what many tests are about."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # typeshed has it narrower
 
 
 def _handler(registry: Hostile) -> type[BaseHTTPRequestHandler]:
@@ -222,7 +222,7 @@ def _handler(registry: Hostile) -> type[BaseHTTPRequestHandler]:
             self.rfile.readline()
             return body
 
-        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = handle_any  # noqa: N815
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = handle_any  # noqa: N815  http.server's names
 
         def log_message(self, *_args: object) -> None:
             return

@@ -74,7 +74,7 @@ def die_before(step: int) -> None:
         count()
         fsync(fd)
 
-    BlobWriter.write = counted_write  # type: ignore[method-assign]
+    BlobWriter.write = counted_write  # type: ignore[method-assign]  # the fault
     os.fsync = counted_fsync
     sys.addaudithook(hook)
 

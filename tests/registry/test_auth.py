@@ -80,7 +80,7 @@ LOOKUPS = [
     ({HUB: auth("me:pw")}, "docker.io", Credential("me", "pw")),
     ({HUB: auth("me:pw")}, "registry-1.docker.io", Credential("me", "pw")),
     ({"docker.io": auth("me:pw")}, "registry-1.docker.io", Credential("me", "pw")),
-    ({"r.example": {"identitytoken": "t"}}, "r.example", Credential(identity_token="t")),  # noqa: S106
+    ({"r.example": {"identitytoken": "t"}}, "r.example", Credential(identity_token="t")),
     ({"r.example": {"username": "me", "password": "pw"}}, "r.example", Credential("me", "pw")),
     ({"r.example": {}}, "r.example", None),
     ({}, "r.example", None),
@@ -197,7 +197,7 @@ def helped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DockerConfig:
     ("host", "credential"),
     [
         ("vault.example", Credential("me", "pw")),
-        ("token.example", Credential(identity_token="t")),  # noqa: S106
+        ("token.example", Credential(identity_token="t")),
         ("unknown.example", None),
     ],
 )
@@ -246,7 +246,7 @@ def test_credentials_beside_a_host_come_before_dockers(tmp_path: Path) -> None:
         return credential_for(Endpoint(host="m.example", login=login), docker)
 
     assert found(None) == Credential("docker", "pw")
-    assert found(Login(username="me", password="own")) == Credential("me", "own")  # noqa: S106
+    assert found(Login(username="me", password="own")) == Credential("me", "own")
     assert found(Login(username="me", password_file=tmp_path / "secret")) == Credential("me", "from file")
     assert found(Login()) is None, "anonymous: nothing is sent although docker has something"
     with pytest.raises(ConfigError, match="password_file"):

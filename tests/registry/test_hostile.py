@@ -136,7 +136,7 @@ async def test_a_blob_that_breaks_off_is_resumed(
 ) -> None:
     whole = lab.store.path(big).read_bytes()
     for start, end in ((0, 700_000), (700_000, 1_500_000)):
-        hostile.tricks.append(once(at(big, lambda request, start=start, end=end: partial(whole, start, end))))  # type: ignore[misc]
+        hostile.tricks.append(once(at(big, lambda request, start=start, end=end: partial(whole, start, end))))  # type: ignore[misc]  # mypy infers no lambda with a default
     await lab.pull(name)
     lab.assert_whole(made)
     ranges = [each.headers.get("range") for each in hostile.asked("GET", "blobs") if each.name == str(big)]

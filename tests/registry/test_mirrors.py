@@ -98,7 +98,7 @@ def test_loopback_is_probed(host: str) -> None:
     assert config.parse("").endpoint(host).scheme is Scheme.PROBE
 
 
-@pytest.mark.parametrize("host", ["localhost.example", "127.0.0.1.example", "10.0.0.1", "0.0.0.0", "[::2]", "loop"])  # noqa: S104
+@pytest.mark.parametrize("host", ["localhost.example", "127.0.0.1.example", "10.0.0.1", "0.0.0.0", "[::2]", "loop"])  # noqa: S104  names only
 def test_nothing_else_is_loopback(host: str) -> None:
     assert not is_loopback(host)
     assert config.parse("").endpoint(host).scheme is Scheme.HTTPS
@@ -111,7 +111,7 @@ def mirror(**keys: str) -> str:
 
 
 def test_each_host_has_credentials_of_its_own() -> None:
-    toml = '[registry."docker.io"]\nusername = "a"\npassword = "1"\n' + mirror(username='"b"', password='"2"')  # noqa: S106
+    toml = '[registry."docker.io"]\nusername = "a"\npassword = "1"\n' + mirror(username='"b"', password='"2"')
     first, origin = config.parse(toml + mirror(anonymous="true")).attempts(Reference.parse("x"))[::2]
     second = config.parse(toml + mirror(anonymous="true")).attempts(Reference.parse("x"))[1]
     logins = [attempt.endpoint.login for attempt in (first, second, origin)]
@@ -123,7 +123,7 @@ def test_a_mirror_without_credentials_is_asked_with_dockers_for_its_host() -> No
 
 
 def test_passwords_are_not_shown() -> None:
-    toml = mirror(username='"b"', password='"hush"')  # noqa: S106
+    toml = mirror(username='"b"', password='"hush"')
     assert "hush" not in repr(config.parse(toml))
 
 
@@ -140,9 +140,9 @@ MALFORMED = {
     "unknown right": (mirror(rights='["push"]'), "push"),
     "no rights": (mirror(rights="[]"), "never asked"),
     "user alone": (mirror(username='"b"'), "go together"),
-    "password alone": (mirror(password='"b"'), "go together"),  # noqa: S106
-    "two passwords": (mirror(username='"b"', password='"x"', password_file='"/x"'), "one of them"),  # noqa: S106
-    "anonymous with password": (mirror(username='"b"', password='"x"', anonymous="true"), "anonymous"),  # noqa: S106
+    "password alone": (mirror(password='"b"'), "go together"),
+    "two passwords": (mirror(username='"b"', password='"x"', password_file='"/x"'), "one of them"),
+    "anonymous with password": (mirror(username='"b"', password='"x"', anonymous="true"), "anonymous"),
     "key without certificate": (mirror(client_key='"/x"'), "go together"),
     "registry with a path": ('[registry."docker.io/library"]', "HOST or HOST:PORT"),
     "registry as URL": ('[registry."https://docker.io"]', "HOST or HOST:PORT"),

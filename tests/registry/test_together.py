@@ -110,7 +110,7 @@ def test_a_pull_that_was_ended_goes_on_where_it_stopped(
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
     """Return a directory that costs no waiting for a disk, where there is one."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as path:  # noqa: S108
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as path:  # noqa: S108  a fresh directory in it
         yield Path(path)
 
 

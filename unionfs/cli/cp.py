@@ -8,8 +8,10 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from msgspec.structs import replace
 
@@ -60,11 +62,11 @@ def _below(shown: Shown, top: Shown) -> Entry:
     return replace(shown.entry, path=b"/".join(part for part in (name, inner) if part) or ROOT, opaque=False)
 
 
-def _opener(view: View, top: Shown):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _opener(view: View, top: Shown) -> Callable[[Entry], BinaryIO]:
     """Return how the content of an entry made by `_below` is opened."""
     above = top.entry.path[: len(top.entry.path) - len(top.entry.name)]
 
-    def content(entry: Entry):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def content(entry: Entry) -> BinaryIO:
         shown = view.merged.at(above + entry.path)
         assert shown is not None  # noqa: S101 - it was just listed
         return view.open(shown)

@@ -43,7 +43,7 @@ def describe(exc: Exception) -> tuple[int, str]:
     """Return the exit status for *exc* and the text for stderr: one line, or a traceback for a bug."""
     status = status_of(exc)
     if status is None:
-        import traceback  # noqa: PLC0415 - only a bug needs it
+        import traceback
 
         return Exit.FAILED, "".join(traceback.format_exception(exc))
     return status, f"unionfs: error: {one_line(exc)}\n"

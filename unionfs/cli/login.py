@@ -34,12 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Exit:
-    import trio  # noqa: PLC0415 - the help does without it
+    import trio
 
-    from unionfs.cli.transfer import Watch  # noqa: PLC0415
-    from unionfs.oci.registry import config  # noqa: PLC0415
-    from unionfs.oci.registry.credentials import Credential, DockerConfig  # noqa: PLC0415
-    from unionfs.oci.registry.login import log_in, registry_named  # noqa: PLC0415
+    from unionfs.cli.transfer import Watch
+    from unionfs.oci.registry import config
+    from unionfs.oci.registry.credentials import Credential, DockerConfig
+    from unionfs.oci.registry.login import log_in, registry_named
 
     registry = registry_named(args.registry)
     docker = DockerConfig.load()

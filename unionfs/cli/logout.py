@@ -18,8 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Exit:
-    from unionfs.oci.registry.credentials import DockerConfig  # noqa: PLC0415 - the help does without it
-    from unionfs.oci.registry.login import log_out, registry_named  # noqa: PLC0415
+    from unionfs.oci.registry.credentials import DockerConfig
+    from unionfs.oci.registry.login import log_out, registry_named
 
     registry = registry_named(args.registry)
     removed = log_out(registry, DockerConfig.load())

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overlay(argv: Sequence[str] | None = None) -> int:
     """Be the program ``unionfs-overlay``; return its exit status."""
-    from unionfs.cli import overlay as form  # noqa: PLC0415 - commands that do not mount need none of it
+    from unionfs.cli import overlay as form
 
     args = list(sys.argv[1:] if argv is None else argv)
     return _reported(lambda: form.run(args))
@@ -103,7 +103,7 @@ def usage() -> str:
 
 
 def _command(name: str, args: list[str]) -> Exit:
-    import argparse  # noqa: PLC0415 - the other form does without, and is mounted sooner
+    import argparse
 
     command = cast(Command, importlib.import_module(COMMANDS[name][0]))
     parser = argparse.ArgumentParser(prog=f"unionfs {name}", formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> Exit:
             raise ConfigError("--rw and --as-root are for images; directories have --upper, --work and -o uidmapping")
         return start(reading, Path(args.places[0]), foreground=args.foreground)
 
-    from unionfs.cli.image_mount import mount_image  # noqa: PLC0415 - directories do without the store
+    from unionfs.cli.image_mount import mount_image
 
     if args.as_root:
         read(f"uidmapping={_swapped(os.geteuid())},gidmapping={_swapped(os.getegid())}", reading)

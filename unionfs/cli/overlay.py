@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> Exit:
 
 def version_line() -> str:
     """Return what ``--version`` prints; a checkout that was never installed has no number."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - a mount needs no version
+    from importlib.metadata import PackageNotFoundError, version
 
     try:
         return f"unionfs {version('unionfs')}"

@@ -38,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Exit:
-    from unionfs.cli.transfer import Watch  # noqa: PLC0415 - the help does without all this
-    from unionfs.oci.images import Images  # noqa: PLC0415
+    from unionfs.cli.transfer import Watch
+    from unionfs.oci.images import Images
 
     images = Images()
     results = []
@@ -59,12 +59,12 @@ def run(args: argparse.Namespace) -> Exit:
 
 def _every_tag(names: list[str], watch: "Watch") -> list[str]:
     """Return the full name of every tag of these repositories."""
-    import trio  # noqa: PLC0415
+    import trio
 
-    from unionfs.oci.reference import Reference  # noqa: PLC0415
-    from unionfs.oci.registry import config  # noqa: PLC0415
-    from unionfs.oci.registry.credentials import DockerConfig  # noqa: PLC0415
-    from unionfs.oci.registry.tags import all_tags  # noqa: PLC0415
+    from unionfs.oci.reference import Reference
+    from unionfs.oci.registry import config
+    from unionfs.oci.registry.credentials import DockerConfig
+    from unionfs.oci.registry.tags import all_tags
 
     found: list[str] = []
     for name in names:
@@ -77,14 +77,14 @@ def _every_tag(names: list[str], watch: "Watch") -> list[str]:
 
 def _pull(images: "Images", name: str, platform: str | None, watch: "Watch") -> tuple["Pulled", "Image", str]:
     """Pull and name one image; also say whether that changed anything."""
-    import trio  # noqa: PLC0415
+    import trio
 
-    from unionfs.oci.platforms import parse_platform  # noqa: PLC0415
-    from unionfs.oci.reference import Reference  # noqa: PLC0415
-    from unionfs.oci.registry import config  # noqa: PLC0415
-    from unionfs.oci.registry.credentials import DockerConfig  # noqa: PLC0415
-    from unionfs.oci.registry.pull import Pull  # noqa: PLC0415
-    from unionfs.oci.snapshots import Snapshots  # noqa: PLC0415
+    from unionfs.oci.platforms import parse_platform
+    from unionfs.oci.reference import Reference
+    from unionfs.oci.registry import config
+    from unionfs.oci.registry.credentials import DockerConfig
+    from unionfs.oci.registry.pull import Pull
+    from unionfs.oci.snapshots import Snapshots
 
     reference = Reference.parse(name)
     pull = Pull(

@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Exit:
-    from unionfs.cli.transfer import Watch  # noqa: PLC0415 - the help does without all this
-    from unionfs.oci.images import Images  # noqa: PLC0415
+    from unionfs.cli.transfer import Watch
+    from unionfs.oci.images import Images
 
     images = Images()
     results = []
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> Exit:
 
 def _wanted(images: "Images", args: argparse.Namespace) -> "list[tuple[str, Reference]]":
     """Return what is pushed, as it is called here, and under which name it goes."""
-    from unionfs.oci.reference import Reference  # noqa: PLC0415
+    from unionfs.oci.reference import Reference
 
     if not args.all_tags:
         return [(args.image, Reference.parse(args.name or args.image))]
@@ -81,10 +81,10 @@ def _wanted(images: "Images", args: argparse.Namespace) -> "list[tuple[str, Refe
 
 def _of_platform(images: "Images", image: "Image", root: "Descriptor", text: str) -> "Image":
     """Return the one of *root*'s images that fits a platform."""
-    from msgspec.structs import replace  # noqa: PLC0415
+    from msgspec.structs import replace
 
-    from unionfs.oci.model import INDEX_TYPES, parse_index  # noqa: PLC0415
-    from unionfs.oci.platforms import Platform, choose, parse_platform  # noqa: PLC0415
+    from unionfs.oci.model import INDEX_TYPES, parse_index
+    from unionfs.oci.platforms import Platform, choose, parse_platform
 
     config = image.config
     own = Platform(os=config.os, architecture=config.architecture, variant=config.variant)
@@ -99,11 +99,11 @@ def _of_platform(images: "Images", image: "Image", root: "Descriptor", text: str
 
 
 def _push(images: "Images", image: "Image", root: "Descriptor", name: "Reference", watch: "Watch") -> "Pushed":
-    import trio  # noqa: PLC0415
+    import trio
 
-    from unionfs.oci.registry import config  # noqa: PLC0415
-    from unionfs.oci.registry.credentials import DockerConfig  # noqa: PLC0415
-    from unionfs.oci.registry.push import Push  # noqa: PLC0415
+    from unionfs.oci.registry import config
+    from unionfs.oci.registry.credentials import DockerConfig
+    from unionfs.oci.registry.push import Push
 
     push = Push(
         reference=name,
@@ -120,7 +120,7 @@ def _push(images: "Images", image: "Image", root: "Descriptor", name: "Reference
 
 def _root(image: "Image", text: str) -> "Descriptor":
     """Return what the name means, an index perhaps; an id means its image alone."""
-    from unionfs.oci.reference import Reference  # noqa: PLC0415
+    from unionfs.oci.reference import Reference
 
     try:
         named = dict(zip(image.names, image.roots, strict=True))

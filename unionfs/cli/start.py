@@ -34,8 +34,8 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
     if config.read_only:
         options = replace(options, flags=(*(word for word in options.flags if word not in {"rw", "ro"}), "ro"))
 
-    from unionfs.fuse import daemon, logfile  # noqa: PLC0415 - a refused option is told without them
-    from unionfs.fuse.session import Session  # noqa: PLC0415
+    from unionfs.fuse import daemon, logfile
+    from unionfs.fuse.session import Session
 
     foreground = foreground or options.foreground
     log = None if foreground else logfile.place()
@@ -67,7 +67,7 @@ def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
     found = [mount for mount in kernel.mounts() if mount.mountpoint == place]
     if not found:
         raise MountError(f"{mountpoint}: it cannot be remounted; because nothing is mounted there")
-    from unionfs.fuse import state  # noqa: PLC0415 - a mount needs it later, if at all
+    from unionfs.fuse import state
 
     opened_read_only = {record.device for _, record in state.read_all() if record.read_only}
     if "rw" in flags and found[-1].device in opened_read_only:

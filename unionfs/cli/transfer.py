@@ -74,8 +74,8 @@ class Watch(Observer):
 
 def _progress() -> "Progress":
     """Make the bars; rich is imported where there is a terminal to draw on, and only there."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import (
         BarColumn,
         DownloadColumn,
         Progress,

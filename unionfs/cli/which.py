@@ -63,7 +63,7 @@ def _target(args: argparse.Namespace) -> tuple[View, bytes]:
     """Return the layers and the path in them; below a mount, the mount's own layers."""
     name, path = split(args.target)
     if path == b"/" and os.path.lexists(name):
-        from unionfs.cli import mounts  # noqa: PLC0415 - images do without it
+        from unionfs.cli import mounts
 
         place = Path(os.path.realpath(Path(name).absolute().parent)) / Path(name).name
         for mount in reversed(mounts.find()):

@@ -131,7 +131,7 @@ class DirectEngine:
 
     async def serve(self) -> None:
         """Let the loop run until there is no mount any more; cancelled, unmount."""
-        import trio  # noqa: PLC0415
+        import trio
 
         if self._server is None:
             raise RuntimeError("serve before mount")

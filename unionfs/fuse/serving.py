@@ -188,7 +188,7 @@ class Server:
         if waiting is not None:
             waiting.append(request)
             return
-        import trio  # noqa: PLC0415 - it takes longer to import than a mount to make
+        import trio
 
         self._waiting[job] = [request]
         trio.lowlevel.start_thread_soon(partial(self._run, job), partial(self._finish, job), "unionfs job")

@@ -111,7 +111,7 @@ class _Served:
                 self._announce()
                 self._let_work()
 
-            import trio  # noqa: PLC0415 - most of the time to a mount, where the engine cannot do without
+            import trio
 
             trio.run(self._main, started)
         except ExceptionGroup as group:
@@ -133,7 +133,7 @@ class _Served:
                 return
 
     async def _main(self, announced: bool) -> None:
-        import trio  # noqa: PLC0415
+        import trio
 
         with trio.open_signal_receiver(*OBEYED) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, OBEYED)
@@ -145,7 +145,7 @@ class _Served:
                 nursery.cancel_scope.cancel()
 
     async def _obey(self, signals: "AsyncIterator[int]", everything: "trio.CancelScope") -> None:
-        import trio  # noqa: PLC0415
+        import trio
 
         async for number in signals:
             if number != signal.SIGUSR1:
@@ -244,7 +244,7 @@ def check_mountpoint(mountpoint: Path, config: Config) -> None:
 
 
 def _open_union(config: Config) -> "Union":
-    from unionfs.core.union import Union  # noqa: PLC0415 - errors before this line come sooner
+    from unionfs.core.union import Union
 
     deadline = time.monotonic() + PATIENCE_S
     while True:

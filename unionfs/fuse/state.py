@@ -92,7 +92,7 @@ def _candidates() -> Iterator[Path]:
         yield Path("/run/unionfs")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime, "unionfs")
-    import tempfile  # noqa: PLC0415 - nobody gets this far who has one of those before
+    import tempfile
 
     yield Path(tempfile.gettempdir(), f"unionfs-{os.geteuid()}")
 

@@ -99,7 +99,7 @@ def _open_gzip(raw: BinaryIO) -> Reader:
         from isal import igzip  # noqa: PLC0415 - only what unpacks pays for loading it
     except ImportError:
         return gzip.GzipFile(fileobj=raw)
-    return cast(Reader, igzip.IGzipFile(fileobj=raw))  # type: ignore[no-untyped-call]
+    return cast(Reader, igzip.IGzipFile(fileobj=raw))  # type: ignore[no-untyped-call]  # isal has no types
 
 
 def _open_zstd(raw: BinaryIO) -> Reader:

@@ -10,6 +10,7 @@ What a user's form cannot keep is the owner of a symlink: no filesystem lets one
 
 import errno
 import os
+from abc import ABC, abstractmethod
 from typing import Final
 
 from unionfs.core.ondisk import (
@@ -39,7 +40,7 @@ _OPTIONAL: Final = ("security.selinux", "security.ima", "security.evm", "securit
 """Attributes whose loss is noted and survived: they mean something on the machine that made them."""
 
 
-class Form:
+class Form(ABC):
     """How attributes, whiteouts and devices are written; the base is what both forms share."""
 
     marks: XattrSet
@@ -48,17 +49,17 @@ class Form:
         self.notes: list[str] = []
         """What could not be kept, for people."""
 
+    @abstractmethod
     def attributes(self, fd: int, entry: Entry) -> None:
         """Give the open file or directory *fd* all that *entry* says, except times of directories."""
-        raise NotImplementedError
 
+    @abstractmethod
     def node(self, dirfd: int, name: bytes, entry: Entry) -> None:
         """Make the device or fifo *entry*."""
-        raise NotImplementedError
 
+    @abstractmethod
     def symlink(self, dirfd: int, name: bytes, entry: Entry) -> None:
         """Make the symlink *entry*."""
-        raise NotImplementedError
 
     def whiteout(self, dirfd: int, name: bytes) -> None:
         """Hide *name*; where the filesystem has no such device, with attributes the kernel reads too."""

@@ -8,6 +8,7 @@ opened; inspection shows what is there, `load` is what verifies.
 import hashlib
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -52,10 +53,10 @@ class LooseBlobs:
         """Remember where *source* is; it is read only if nobody says what it is called."""
         if isinstance(source, Content):
             start, length = source.position, source.size
-            reopen: Callable[[], BinaryIO] = lambda: _slice(self._source, start, length)  # noqa: E731
+            reopen: Callable[[], BinaryIO] = partial(_slice, self._source, start, length)
         else:
             path, length = Path(cast(io.FileIO, source).name), size or 0
-            reopen = lambda: path.open("rb")  # noqa: E731
+            reopen = partial(_opened, path)
         return self._keep(expected or _digest(source), length, reopen)
 
     def _keep(self, digest: Digest, size: int, reopen: Callable[[], BinaryIO]) -> Digest:
@@ -131,3 +132,7 @@ def images_in(source: Path, platform: Platform | None = None) -> list[LooseImage
     arrived = Arrived(blobs)
     arrive(source, arrived)
     return [LooseImage(blobs, descriptor, names) for descriptor, names in understood(arrived, platform)]
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")

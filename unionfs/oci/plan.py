@@ -362,7 +362,7 @@ _VERBS: Final = {
 
 
 def _children(place: _Place) -> "dict[bytes, _Node]":
-    assert place.node is not None  # noqa: S101
+    assert place.node is not None  # noqa: S101 - what is not there was made just before
     assert place.node.children is not None  # noqa: S101 - `_walk` ends in directories
     return place.node.children
 
