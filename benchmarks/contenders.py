@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -87,7 +88,7 @@ class Bare:
         """Leave the directory to whoever removes the stack."""
 
 
-class Mounted:
+class Mounted(ABC):
     """What all contenders that are mounted by a command have in common."""
 
     def mount(self, stack: Stack, options: tuple[str, ...], *, read_only: bool = False) -> Path:
@@ -98,9 +99,9 @@ class Mounted:
         os.stat(stack.mountpoint)
         return stack.mountpoint
 
+    @abstractmethod
     def command(self, stack: Stack, options: str) -> list[str]:
         """Return the command that mounts, run in the stack's own directory."""
-        raise NotImplementedError
 
     def unmount(self, stack: Stack) -> None:
         daemons.unmount(stack.mountpoint)

@@ -422,3 +422,21 @@ def test_a_hard_link_whose_index_entry_could_not_be_asked_for_is_found_the_next_
             refused += 1
             assert s.read("d/f") == BIG.encode()
     assert refused > 1
+
+
+@pytest.mark.parametrize("flag", [fileops.FS_APPEND, fileops.FS_IMMUTABLE])
+def test_the_flag_of_an_indexed_hard_link_can_be_lifted(memory: Path, flag: int) -> None:
+    """The copy gets its flags after its names: the kernel links no file that has one of these."""
+    operation = Operation(lambda s: None, (LINKS,), options=INDEX)
+    with stack(memory, operation) as s:
+        lower = s.lowers[0] / "d/f"
+        fd = os.open(lower, os.O_RDONLY)
+        fileops.set_flags(fd, flag)
+        try:
+            s.union.setflags(s.id("d/f"), 0)
+            assert (s.upper / "d/f").read_text() == BIG
+            s.write("d/g", b"NEW")
+            assert s.read("d/f").startswith(b"NEW")
+        finally:
+            fileops.set_flags(fd, 0)
+            os.close(fd)

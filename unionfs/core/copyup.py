@@ -200,11 +200,13 @@ def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseExcep
         else:
             publish(state, upper, copy, node)
             node.data = None
-            if copy.flags:
-                fileops.set_flags(copy.target_fd, copy.flags)
             _swap(state, node, lambda flags: at.open_file(node.place.fd(), node.real, flags))
-            if node.has_lower_names:
-                link_names(state, node)
+            try:
+                if node.has_lower_names:
+                    link_names(state, node)
+            finally:
+                if copy.flags:  # last: no file that is append-only or immutable gets another name
+                    fileops.set_flags(copy.target_fd, copy.flags)
     except BaseException:
         upper.discard(copy.temp)
         raise

@@ -10,6 +10,7 @@ import bz2
 import gzip
 import io
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,8 +120,6 @@ _OPENERS: Final[dict[str, Callable[[Any], Reader]]] = {
 
 
 def _zstd_error() -> type[Exception]:
-    import sys  # noqa: PLC0415
-
     module = sys.modules.get("zstandard")
     return module.ZstdError if module else EOFError
 
@@ -140,7 +139,7 @@ def compressor(target: Writer, kind: str) -> Iterator[Writer]:
         yield target
         return
     if kind == "zstd":
-        import zstandard  # noqa: PLC0415
+        import zstandard  # noqa: PLC0415 - as above
 
         with zstandard.ZstdCompressor(level=ZSTD_LEVEL).stream_writer(cast(BinaryIO, target), closefd=False) as sink:
             yield cast(Writer, sink)
