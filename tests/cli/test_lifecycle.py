@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from tests.mounting import PATIENCE_S, ROOT, Stack, eventually
 from unionfs.fuse import state
+from unionfs.fuse.session import TABLE_SIZE
 from unionfs.linux.mount import MNT_DETACH, mount, umount
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -70,6 +72,13 @@ def test_the_daemon_holds_nothing_of_its_caller(stack: Stack) -> None:
     assert os.readlink(daemon / "cwd") == "/"
     assert {os.readlink(daemon / "fd" / fd) for fd in "012"} == {"/dev/null"}
     assert os.getsid(stack.pid) == stack.pid
+
+
+def test_the_table_of_descriptors_need_not_grow(stack: Stack) -> None:
+    stack.mount()
+    status = Path(f"/proc/{stack.pid}/status").read_text()
+    room = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("FDSize"))
+    assert room >= min(TABLE_SIZE, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

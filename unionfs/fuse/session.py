@@ -14,6 +14,7 @@ again within milliseconds, and the old daemon may still be on its way out.
 """
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from unionfs.core.union import Union
 
-__all__ = ["GONE", "Session", "check_mountpoint"]
+__all__ = ["GONE", "TABLE_SIZE", "Session", "check_mountpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,10 @@ PATIENCE_S: Final = 10.0
 POLL_S: Final = 0.02
 
 OBEYED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+TABLE_SIZE: Final = 1 << 15
+"""Descriptors that the kernel's table has room for from the start: all directories that are ever kept open at
+once, and as many files. It takes 8 bytes for each."""
 
 _MOMENT_S: Final = 0.05
 _MOMENTS: Final = 100
@@ -79,7 +84,7 @@ class Session:
         """
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to count
         os.umask(0)  # modes come from whoever asks
-        _raise_file_limit()
+        _make_room_for_files()
         check_mountpoint(self.mountpoint, self.config)
         union = _open_union(self.config)
         try:
@@ -206,10 +211,17 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
     return _first(exc) if isinstance(exc, ExceptionGroup) else exc
 
 
-def _raise_file_limit() -> None:
-    """Every open file of a user is one of ours, and directories are kept open as well."""
+def _make_room_for_files() -> None:
+    """Every open file of a user is one of ours, and directories are kept open as well.
+
+    The kernel's table of descriptors grows by doubling, and each time a process with threads waits for a grace
+    period of RCU: 10 to 20 ms (measured: half of a cold walk of 2,880 files). So it is made big before the first
+    thread is; it never shrinks. Source: Linux fs/file.c, expand_fdtable().
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with open("/dev/null", "rb") as any_file:
+        os.close(fcntl.fcntl(any_file, fcntl.F_DUPFD_CLOEXEC, min(hard, TABLE_SIZE) - 1))
 
 
 def check_mountpoint(mountpoint: Path, config: Config) -> None:
