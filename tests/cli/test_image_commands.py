@@ -3,63 +3,21 @@
 import io
 import json
 import os
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.cli.commands import Command
 from tests.oci.archives import archive_of, directory, file
 from tests.oci.conftest import BASE, CHANGE
 from tests.oci.making import image_of
-from unionfs.cli.main import main
 from unionfs.oci.containers import Containers
 from unionfs.oci.images import Images
 from unionfs.oci.model import OCI_INDEX, Descriptor
 from unionfs.oci.reference import Reference
 from unionfs.oci.snapshots import Snapshots
-
-
-class Told(str):
-    """What a command printed, and its status."""
-
-    status: int
-    errors: str
-
-    def json(self) -> Any:
-        return json.loads(self)
-
-
-Command = Callable[..., Told]
-
-
-@pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
-    monkeypatch.setenv("UNIONFS_ROOT", str(tmp_path / "store"))
-    return Images()
-
-
-@pytest.fixture
-def unionfs(images: Images, capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
-    def run(*argv: str | Path) -> Told:
-        capfdbinary.readouterr()
-        status = main(list(map(str, argv)))
-        sys.stdout.flush()
-        out, err = capfdbinary.readouterr()
-        told = Told(out.decode("latin-1"))
-        told.status, told.errors = status, err.decode()
-        return told
-
-    return run
-
-
-@pytest.fixture
-def app(images: Images) -> str:
-    """Two images, one above the other; returns the upper one's id."""
-    image_of(images, [BASE], "base:1")
-    return image_of(images, [BASE, CHANGE], "app:1").id
 
 
 def test_a_store_without_images_shows_the_header(unionfs: Command) -> None:
@@ -140,45 +98,6 @@ def test_df_and_check(unionfs: Command, images: Images, app: str) -> None:
     assert (found.status, sorted(problem["Kind"] for problem in found.json())) == (1, ["blob", "layer"])
     assert unionfs("check", "--repair").status == 0
     assert unionfs("check").status == 1  # the blob is gone, and only a pull brings it back
-
-
-LISTINGS = {
-    "images": {"Id", "RepoTags", "RepoDigests", "Digest", "Created", "Size", "Layers", "Dangling", "Mounted"},
-    "history app:1": {"Id", "Created", "CreatedBy", "Size", "Comment", "Layer", "EmptyLayer"},
-    "df": {"Root", "Rows", "Layers", "Containers", "Total", "OnDisk"},
-    "df Rows": {"Type", "TotalCount", "Active", "Size", "Reclaimable"},
-    "df Layers": {"ChainId", "Size", "Files", "Images"},
-    "df Containers": {"Name", "Image", "Created", "Mountpoint", "Size"},
-    "check": {"Kind", "Name", "What", "Repaired", "Harmless"},
-    "prune --dry-run": {"Images", "Garbage", "SpaceReclaimed", "DryRun"},
-    "prune --dry-run Garbage": {"Kind", "Name", "Size"},
-    "which app:1:/etc/passwd": {"Path", "Layers"},
-    "which app:1:/etc/passwd Layers": {
-        "Layer", "Id", "Verdict", "HiddenBy", "Why", "At", "Entry", "CreatedBy", "Created",
-    },
-    "ls app:1:/etc": {
-        "Path", "Type", "Mode", "Uid", "Gid", "Size", "ModTime", "Target", "Device", "Xattrs", "Opaque", "Digest",
-        "Layer",
-    },
-}  # fmt: skip
-"""What each listing has for its objects, or for those under one of its keys: scripts rely on it."""
-LISTINGS |= {f"{command} app:1:/etc": LISTINGS["ls app:1:/etc"] for command in ("find", "stat")}
-
-
-@pytest.mark.parametrize("listing", LISTINGS)
-def test_the_keys_of_a_listing_are_stable(unionfs: Command, images: Images, app: str, listing: str) -> None:
-    image = images.find("app:1")
-    root = Snapshots.of(images).merged(Snapshots.of(images).ensure(image.layers)).root.entry
-    Containers(images).ensure("work", image, root)
-    images.blobs.put(b"garbage")
-    command, key = listing.split(), None
-    if command[-1].istitle():
-        key = command.pop()
-    told = unionfs(*command, "--json").json()
-    found = told[key] if key else told
-    for value in found if isinstance(found, list) else [found]:
-        assert value.keys() == LISTINGS[listing]
-    assert found
 
 
 def test_df_shows_containers(unionfs: Command, images: Images, app: str) -> None:

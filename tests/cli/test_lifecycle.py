@@ -140,6 +140,18 @@ def test_statistics_can_be_asked_for(stack: Stack) -> None:
     assert found[0]["stats"]["union"]["copy_ups"] == 1
 
 
+def test_the_keys_of_mounts_are_stable(stack: Stack) -> None:
+    """Those of a mount without a record, too, which is all that is left of a daemon that was killed."""
+    stack.mount()
+    live = stack.record().keys()
+    os.kill(stack.pid, signal.SIGKILL)
+    eventually(lambda: stack.record()["state"] == "dead")
+    assert live == stack.record().keys() == {
+        "mountpoint", "source", "type", "state", "pid", "engine", "lower", "data_only", "upper", "work", "read_only",
+        "log",
+    }  # fmt: skip
+
+
 UNMOUNTERS: dict[str, Callable[[str], object]] = {
     "umount(2)": umount,
     "umount(2), detached": lambda place: umount(place, MNT_DETACH),

@@ -72,6 +72,7 @@ def test_pull_as_json_and_quietly(server: Hostile, images: Images, capsys: pytes
     (value,) = json.loads(capsys.readouterr().out)
     assert {layer["outcome"] for layer in value["layers"]} == {"fetched"}
     assert (value["name"], value["id"]) == (name, str(images.find(name).id))
+    assert value.keys() == {"name", "digest", "manifest", "id", "platform", "size", "received", "layers"}
     assert main(["pull", "--json", name]) == 0
     (value,) = json.loads(capsys.readouterr().out)
     assert {layer["outcome"] for layer in value["layers"]} == {"already here"}
@@ -189,7 +190,9 @@ def test_one_platform_is_pushed_without_the_index(
     for platform, each in made.items():
         capsys.readouterr()
         assert main(["push", "--json", "--platform", str(platform), name, copy]) == 0
-        assert json.loads(capsys.readouterr().out)["digest"] == str(each.descriptor.digest)
+        told = json.loads(capsys.readouterr().out)
+        assert told.keys() == {"name", "digest", "id", "media_type", "size", "sent"}
+        assert told["digest"] == str(each.descriptor.digest)
     assert main(["push", "--json", name, copy]) == 0
     assert json.loads(capsys.readouterr().out)["digest"] == str(root.digest)
     assert main(["push", "--platform", "s390x", name, copy]) == 3

@@ -7,7 +7,8 @@ import argparse
 
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.import_ import add_changes, changed
-from unionfs.cli.store import note_layer, opened
+from unionfs.cli.render import as_json
+from unionfs.cli.store import note_layer, opened, row_of
 from unionfs.oci.containers import Containers
 from unionfs.oci.make import Note, commit
 from unionfs.oci.model import RunConfig
@@ -33,5 +34,5 @@ def run(args: argparse.Namespace) -> Exit:
         snapshots.ensure(base.layers, note_layer)
         config = changed(base.config.config or RunConfig(), args.change)
         image = commit(images, base, container.upper, note, name, config)
-    print(image.id)
+    print(as_json(row_of(image)) if args.json else f"{image.id}\n", end="")
     return Exit.OK

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from msgspec.structs import replace
 
+from unionfs.cli.entries import shown_path
 from unionfs.cli.exitcodes import Exit
-from unionfs.cli.render import printable
+from unionfs.cli.render import as_json, printable
 from unionfs.cli.store import writing
 from unionfs.cli.target import split, view_of
 from unionfs.errors import ConfigError
@@ -33,14 +34,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-L", "--follow-link", action="store_true", help="copy what a symlink leads to")
     add("--platform", metavar="OS/ARCH[/VARIANT]", help="which image of an archive's index")
+    add("--json", action="store_true", help="one JSON object: Destination, Files, Size, LeftOut")
     add("source", metavar="IMAGE:/PATH", help="an image, archive, container or directory, and a path in it")
     add("destination", help="a file or directory, or -")
 
 
 def run(args: argparse.Namespace) -> Exit:
+    if ":/" in args.destination:
+        raise ConfigError(
+            f"{args.destination}: an image never changes; try: unionfs mount --rw NAME IMAGE, and unionfs commit"
+        )
     name, path = split(args.source)
     view = view_of(name, args.platform)
     top = view.merged.resolve(path, follow=args.follow_link or path.endswith(b"/"))
+    if args.destination == "-" and args.json:
+        raise ConfigError("--json is printed where the archive would go; try: a directory in place of -")
     if args.destination == "-":
         with writing(None) as target:
             pack([_below(shown, top) for shown in view.merged.walk(top)], _opener(view, top), target)
@@ -52,7 +60,9 @@ def run(args: argparse.Namespace) -> Exit:
         if place.is_dir() or top.entry.is_dir:
             raise ConfigError(f"{place} is there already, and is something else")
         place.unlink()
-    _copy(view, top, place)
+    copied = _copy(view, top, place)
+    if args.json:
+        print(as_json(copied), end="")
     return Exit.OK
 
 
@@ -74,8 +84,10 @@ def _opener(view: View, top: Shown) -> Callable[[Entry], BinaryIO]:
     return content
 
 
-def _copy(view: View, top: Shown, place: Path) -> None:
+def _copy(view: View, top: Shown, place: Path) -> dict[str, Any]:
+    """Copy a tree; return what ``--json`` prints of it."""
     later: list[tuple[Path, Entry]] = []
+    told: dict[str, Any] = {"Destination": place, "Files": 0, "Size": 0, "LeftOut": []}
     prefix = len(top.entry.path)
     for shown in view.merged.walk(top):
         target = place / os.fsdecode(shown.entry.path[prefix:].lstrip(b"/")) if shown is not top else place
@@ -84,13 +96,18 @@ def _copy(view: View, top: Shown, place: Path) -> None:
                 target.unlink()
             target.mkdir(exist_ok=True)
             later.append((target, shown.entry))
+        elif _copy_one(view, shown, target):
+            told["Files"] += 1
+            told["Size"] += shown.entry.size
         else:
-            _copy_one(view, shown, target)
+            told["LeftOut"].append(shown_path(shown.entry.path))
     for target, entry in reversed(later):
         _attributes(target, entry)
+    return told
 
 
-def _copy_one(view: View, shown: Shown, target: Path) -> None:
+def _copy_one(view: View, shown: Shown, target: Path) -> bool:
+    """Copy what is no directory; False if it was left out."""
     entry = shown.entry
     with suppress(FileNotFoundError):
         target.unlink()
@@ -103,8 +120,9 @@ def _copy_one(view: View, shown: Shown, target: Path) -> None:
         os.mknod(target, entry.st_mode, entry.rdev)
     else:
         print(f"unionfs: warning: {printable(str(target))}: a {entry.kind.value} is left out", file=sys.stderr)
-        return
+        return False
     _attributes(target, entry)
+    return True
 
 
 def _attributes(target: Path, entry: Entry) -> None:

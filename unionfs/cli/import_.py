@@ -5,13 +5,15 @@
 
 import argparse
 import json
+import os
 import shlex
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from unionfs.cli.exitcodes import Exit
-from unionfs.cli.store import opened, reading
+from unionfs.cli.render import as_json
+from unionfs.cli.store import opened, reading, row_of
 from unionfs.errors import ConfigError
 from unionfs.oci.make import Note, import_root
 from unionfs.oci.model import RunConfig
@@ -33,16 +35,19 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
     add("-c", "--change", action="append", default=[], metavar="INSTRUCTION", help="such as 'CMD [\"sh\"]'")
     add("-m", "--message", metavar="TEXT", help="a comment for the history")
     add("-a", "--author", metavar="NAME")
+    add("--json", action="store_true", help="print one JSON object, the image as `unionfs images` has it")
 
 
 def run(args: argparse.Namespace) -> Exit:
     images, _ = opened()
     name = Reference.parse(args.name) if args.name else None
+    if os.path.isdir(args.file):
+        raise ConfigError(f"{args.file} is a directory; try: tar -C {args.file} -c . | unionfs import - NAME")
     note = Note(created_by=f"unionfs import {args.file}", comment=args.message, author=args.author)
     config = changed(RunConfig(), args.change)
     with images.using(), reading(args.file) as source:
         image = import_root(images, source, name, note, config)
-    print(image.id)
+    print(as_json(row_of(image)) if args.json else f"{image.id}\n", end="")
     return Exit.OK
 
 

@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-f", "--foreground", action="store_true", help="stay in the foreground")
     add("--rw", nargs="?", const="", metavar="NAME", help="of an image: writable, the changes are kept under NAME")
     add("--as-root", action="store_true", help="of an image: show root's files as mine, and keep mine as root's")
+    add("--json", action="store_true", help="without arguments: list as JSON, as `unionfs mounts --json` does")
     add("places", nargs="*", metavar="[IMAGE] DIR", help="an image, unless --lower is given, and a directory")
 
 
@@ -67,8 +68,10 @@ def run(args: argparse.Namespace) -> Exit:
     stacked = bool(reading.lower or reading.data_only or named["upper"] or named["work"])
     if not args.places:
         if reading == Reading() and not args.foreground:
-            return mounts.show([], as_json=False, stats=False)
+            return mounts.show([], as_json=args.json, stats=False)
         raise ConfigError("the mountpoint is missing; try: unionfs mount --help")
+    if args.json:
+        raise ConfigError("--json is for the list of mounts; a mount prints its path alone; try: unionfs mount --json")
     if len(args.places) > 2 - stacked:
         raise ConfigError(f"too many arguments: {' '.join(args.places)}; try: unionfs mount --help")
     if stacked:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,11 +51,12 @@ class Mounted:
         return "unknown"
 
     def values(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return what ``--json`` prints; None for what only a record could tell."""
         known = asdict(self.record) if self.record is not None else {}
+        told = {field.name: known.get(field.name) for field in fields(state.Record)}
         for name in ("device", "started"):
-            known.pop(name, None)
-        return {**known, "mountpoint": self.mountpoint, "source": self.source, "type": self.type, "state": self.state}
+            del told[name]
+        return {**told, "mountpoint": self.mountpoint, "source": self.source, "type": self.type, "state": self.state}
 
 
 def find(mountpoint: Path | None = None) -> list[Mounted]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionfs.cli.exitcodes import Exit
-from unionfs.cli.store import opened, writing
+from unionfs.cli.render import as_json
+from unionfs.cli.store import opened, require_output, writing
 from unionfs.errors import ConfigError, ImageError
 from unionfs.oci.reference import Reference
 from unionfs.oci.save import FORMATS, save
@@ -21,10 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--format", choices=FORMATS, default="docker-archive", help="docker-archive without it")
     add("-o", "--output", metavar="FILE", help="where to; stdout without it")
+    add("--json", action="store_true", help="one JSON object: Output, Format, Images; needs -o")
     add("images", nargs="+", metavar="IMAGE", help="a name, an id, or the beginning of an id")
 
 
 def run(args: argparse.Namespace) -> Exit:
+    require_output(args)
     images, _ = opened()
     with images.using():
         chosen: dict[str, tuple[Image, list[Reference]]] = {}
@@ -39,6 +42,9 @@ def run(args: argparse.Namespace) -> Exit:
         else:
             with writing(args.output) as target:
                 save(images.blobs, list(chosen.values()), args.format, target)
+    if args.json:
+        saved = [{"Id": key, "Names": [name.familiar for name in names]} for key, (_, names) in chosen.items()]
+        print(as_json({"Output": args.output, "Format": args.format, "Images": saved}), end="")
     return Exit.OK
 
 

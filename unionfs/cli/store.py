@@ -1,5 +1,6 @@
 """What the commands about images share: the store, its values in docker's words, and how they look."""
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
@@ -10,13 +11,23 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from unionfs.errors import ConfigError
 from unionfs.oci.images import Image, Images
-from unionfs.oci.reference import Reference
 from unionfs.oci.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from unionfs.oci.images import LayerOf
 
-__all__ = ["age", "created", "note_layer", "opened", "reading", "row_of", "unpacked_sizes", "when", "writing"]
+__all__ = [
+    "age",
+    "created",
+    "note_layer",
+    "opened",
+    "reading",
+    "require_output",
+    "row_of",
+    "unpacked_sizes",
+    "when",
+    "writing",
+]
 
 
 def opened() -> tuple[Images, Snapshots]:
@@ -94,6 +105,12 @@ def reading(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
+def require_output(args: argparse.Namespace) -> None:
+    """Refuse to mix an archive and JSON on stdout."""
+    if args.json and args.output in {None, "-"}:
+        raise ConfigError("--json is printed where the archive would go; try: -o FILE")
+
+
 @contextmanager
 def writing(path: str | None) -> Iterator[BinaryIO]:
     """Open an output: a file that appears when the block ends well, or stdout, unless that is a terminal."""
@@ -110,13 +127,15 @@ def writing(path: str | None) -> Iterator[BinaryIO]:
         return
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with staged.open("xb") as file:
+        with _created(staged, target) as file:
             yield file
         staged.rename(target)
     finally:
         staged.unlink(missing_ok=True)
 
 
-def names_of(texts: list[str]) -> list[Reference]:
-    """Parse names that are to be given."""
-    return [Reference.parse(text) for text in texts]
+def _created(staged: Path, target: Path) -> BinaryIO:
+    try:
+        return staged.open("xb")
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(target)) from None
