@@ -12,7 +12,7 @@ import pytest
 
 from tests.oci.archives import archive_of, file, names, opened, packed, unpacked
 from tests.oci.conftest import BASE
-from unionfs.errors import BadMark, ImageError
+from unionfs.errors import BadMark, ConfigError, ImageError
 from unionfs.oci.containers import Container, Containers
 from unionfs.oci.convert import DIALECTS, convert
 from unionfs.oci.digest import Digest
@@ -174,7 +174,7 @@ def test_every_dialect_means_the_same(tmp_path: Path, dialect: str) -> None:
     assert kinds == {"d": "dir", "d/f": "file", "gone": "whiteout", "o": "DIR"}
     has_device = (tmp_path / "there/gone").exists() and (tmp_path / "there/gone").is_char_device()
     assert has_device is (dialect in {"trusted", "user"})
-    with pytest.raises(ImageError, match="exists"):
+    with pytest.raises(ConfigError, match="exists"):
         convert(source, tmp_path / "there", dialect)
 
 

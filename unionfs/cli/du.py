@@ -9,7 +9,7 @@ Efficiency is bytes that are shown / bytes that are stored.
 import argparse
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from unionfs.analysis.usage import Usage, duplicates, usage
 from unionfs.cli.entries import shown_path
@@ -22,21 +22,27 @@ from unionfs.oci.view import View
 
 __all__ = ["configure", "run"]
 
+MIN_EFFICIENCY: Final = 0.9
+"""What --ci wants where nobody says more or less."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     add = parser.add_argument
     add("-n", "--top", type=int, default=10, metavar="N", help="how many offenders and duplicates")
     add("--ci", action="store_true", help="judge by the thresholds, and show nothing else")
-    add("--min-efficiency", type=float, default=0.9, metavar="PART", help="of --ci: 0.9 without it")
+    add("--min-efficiency", type=_part, metavar="PART", help="of --ci: 0.9 without it")
     add("--max-wasted", metavar="N[kMG]", help="of --ci: bytes that may be wasted")
-    add("--max-wasted-part", type=float, metavar="PART", help="of --ci: part of all bytes that may be wasted")
+    add("--max-wasted-part", type=_part, metavar="PART", help="of --ci: part of all bytes that may be wasted")
     add("--platform", metavar="OS/ARCH[/VARIANT]", help="which image of an archive's index")
     add("--json", action="store_true", help="one JSON object")
     add("images", nargs="+", metavar="IMAGE", help="images, archives or containers; duplicates are sought in all")
 
 
 def run(args: argparse.Namespace) -> Exit:
+    thresholds = (args.min_efficiency, args.max_wasted, args.max_wasted_part)
+    if not args.ci and thresholds != (None, None, None):
+        raise ConfigError("thresholds judge nothing without --ci; try: unionfs du --ci ...")
     views = [view_of(text, args.platform) for text in args.images]
     accounts = [usage([layer.entries for layer in view.layers]) for view in views]
     found = duplicates((layer.name, layer.entries) for view in views for layer in view.layers)
@@ -68,13 +74,9 @@ def run(args: argparse.Namespace) -> Exit:
 
 
 def _checks(view: View, account: Usage, args: argparse.Namespace) -> Sequence[tuple[str, str, bool]]:
-    checks = [
-        (
-            view.name,
-            f"efficiency {account.efficiency:.4f}, at least {args.min_efficiency} wanted",
-            account.efficiency >= args.min_efficiency,
-        )
-    ]
+    least = MIN_EFFICIENCY if args.min_efficiency is None else args.min_efficiency
+    told = f"efficiency {account.efficiency:.4f}, at least {least} wanted"
+    checks = [(view.name, told, account.efficiency >= least)]
     if args.max_wasted is not None:
         most = _bytes(args.max_wasted)
         checks.append((view.name, f"{account.wasted} bytes wasted, at most {most} wanted", account.wasted <= most))
@@ -88,6 +90,13 @@ def _checks(view: View, account: Usage, args: argparse.Namespace) -> Sequence[tu
             )
         )
     return checks
+
+
+def _part(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no part of a whole: write 0.9")
+    return number
 
 
 def _bytes(text: str) -> int:

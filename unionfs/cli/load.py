@@ -31,14 +31,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Exit:
     images, _ = opened()
     platform = parse_platform(args.platform) if args.platform else None
+    name = Reference.parse(args.name) if args.name else None
     if args.input == "-" and sys.stdin.isatty():
         raise ConfigError("load reads an archive from stdin, and this is a terminal; try: -i FILE")
     with images.using():
         found = load(images, sys.stdin.buffer if args.input == "-" else Path(args.input), platform)
-        if args.name:
+        if name is not None:
             if len(found) != 1:
-                raise ConfigError(f"the archive holds {len(found)} images; a name would fit only one")
-            images.tag(found[0], Reference.parse(args.name))
+                raise ConfigError(f"{len(found)} images were loaded, and a name fits only one; try: unionfs tag")
+            images.tag(found[0], name)
             found = [images.by_manifest(found[0].descriptor.digest)]
     if args.json:
         print(as_json([row_of(image) for image in found]), end="")

@@ -103,12 +103,14 @@ def usage() -> str:
 
 
 def _command(name: str, args: list[str]) -> Exit:
-    import argparse
+    from argparse import RawDescriptionHelpFormatter
+
+    from unionfs.cli.arguments import Arguments
 
     command = cast(Command, importlib.import_module(COMMANDS[name][0]))
-    parser = argparse.ArgumentParser(prog=f"unionfs {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(prog=f"unionfs {name}", formatter_class=RawDescriptionHelpFormatter)
     command.configure(parser)
-    return command.run(parser.parse_args(args))
+    return command.run(parser.parse_intermixed_args(args))
 
 
 def _reported(run: Callable[[], Exit]) -> int:

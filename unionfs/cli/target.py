@@ -8,7 +8,7 @@ begins with a slash: ``debian:12:/etc/hosts``.
 import os
 from pathlib import Path
 
-from unionfs.errors import ConfigError, NoSuchImage, NoSuchPath
+from unionfs.errors import ConfigError, ImageError, NoSuchImage, NoSuchPath
 from unionfs.oci.containers import Containers
 from unionfs.oci.images import Images
 from unionfs.oci.loose import images_in
@@ -44,7 +44,17 @@ def view_of(text: str, platform: str | None = None) -> View:
     except NoSuchImage:
         if path.exists():
             return _view_of_path(path, text, platform)
+        name, _, inner = text.rpartition(":")
+        if _is_stored(name):
+            raise NoSuchImage(f"no image {text!r}; if it is a path in {name}, write {name}:/{inner}") from None
         raise
+
+
+def _is_stored(text: str) -> bool:
+    try:
+        return bool(_view_of_stored(text))
+    except ImageError:
+        return False
 
 
 def view_of_mount(mountpoint: str) -> View | None:

@@ -3,17 +3,21 @@
 import argparse
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from unionfs.cli.entries import values_of
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json, printable, size
 from unionfs.cli.target import only, split, view_of
+from unionfs.errors import ConfigError
 from unionfs.oci.entry import Kind
 from unionfs.oci.merged import Shown
 from unionfs.oci.view import View
 
 __all__ = ["configure", "run"]
+
+MAX_NESTED: Final = 200
+"""Levels of directories that are printed as nested objects."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -95,11 +99,13 @@ def _label(name: bytes, node: Shown) -> str:
     return f"{text}  {size(entry.size)}" if entry.kind is Kind.FILE else f"{text}  ({entry.kind.value})"
 
 
-def _values(top: Shown, depth: int | None) -> dict[str, Any]:
+def _values(top: Shown, depth: int | None, level: int = 0) -> dict[str, Any]:
+    if level > MAX_NESTED:
+        raise ConfigError(f"the tree has more levels than readers of JSON take; try: --depth {MAX_NESTED}")
     result = values_of(top)
     if top.children is not None:
         result["TreeSize"] = _size(top)
         if depth is None or depth > 0:
             inner = None if depth is None else depth - 1
-            result["Children"] = [_values(child, inner) for _, child in sorted(top.children.items())]
+            result["Children"] = [_values(child, inner, level + 1) for _, child in sorted(top.children.items())]
     return result

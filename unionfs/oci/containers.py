@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from unionfs.errors import ImageError, NoSuchImage
+from unionfs.errors import ImageError, MalformedName, NoSuchImage
 from unionfs.linux.flock import Lock
 from unionfs.linux.mount import is_mountpoint
 from unionfs.oci.digest import Digest
@@ -115,7 +115,7 @@ class Containers:
         """
         found = next((container for container in self.all() if container.name == name), None)
         if found is None:
-            raise NoSuchImage(f"no container {name!r}; try: unionfs mount --rw {name} IMAGE DIR")
+            raise NoSuchImage(f"no container {name!r}; try: unionfs df -v, or unionfs mount --rw {name} IMAGE DIR")
         return found
 
     def ensure(self, name: str, image: Image, root: Entry) -> Container:
@@ -125,7 +125,7 @@ class Containers:
             ImageError: it exists, over another image.
         """
         if not _NAME.fullmatch(name):
-            raise ImageError(f"{name!r} cannot be the name of a container: letters, digits, and ._- after the first")
+            raise MalformedName(f"{name!r} cannot be the name of a container: letters, digits, and ._- after the first")
         found = next((container for container in self.all() if container.name == name), None)
         if found is None:
             if not (self._images.root / "containers" / name).exists():

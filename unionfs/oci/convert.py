@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from unionfs.core.ondisk import OPAQUE_FILE, WHITEOUT_PREFIX, XWHITEOUTS
-from unionfs.errors import ImageError
+from unionfs.errors import ConfigError, ImageError
 from unionfs.linux import at, xattr
 from unionfs.oci.entry import Entry
 from unionfs.oci.flatten import flatten
@@ -88,10 +88,10 @@ def convert(source: Path, target: Path, dialect: str, lower: list[Path] | None =
 
     Raises:
         BadMark: a redirect leads to nothing, or needs *lower* and there is none.
-        ImageError: *target* exists.
+        ConfigError: *target* exists.
     """
     if target.exists():
-        raise ImageError(f"{target} exists; convert makes a new directory")
+        raise ConfigError(f"{target} exists, and convert makes a new directory; try: another name")
     below = Merged([_scanned(path) for path in lower or ()])
     fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -79,13 +79,20 @@ class Images:
     def __init__(self, root: Path | None = None) -> None:
         """Open the store at *root* (the usual one), making it where it is missing."""
         self.root = root or store_root()
+        try:
+            self._make_directories()
+            self.blobs = BlobStore(self.root)
+        except OSError as error:
+            why = f"{self.root}: no store of images can be made there: {error.strerror}; try: UNIONFS_ROOT=DIRECTORY"
+            raise OSError(error.errno, why) from error
+        traces = [self.root / name for name in (INDEX_FILE, "layers", "containers")]
+        self.database = Database(self.root / "unionfs.db", traces)
+
+    def _make_directories(self) -> None:
         if not (self.root / "containers").is_dir():
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in ("layers", "indexes", "containers", "locks"):
                 (self.root / name).mkdir(exist_ok=True)
-        self.blobs = BlobStore(self.root)
-        traces = [self.root / name for name in (INDEX_FILE, "layers", "containers")]
-        self.database = Database(self.root / "unionfs.db", traces)
 
     def using(self) -> Lock:
         """Return the lock that keeps garbage collection away while it is held; many may hold it."""

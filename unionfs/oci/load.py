@@ -142,7 +142,10 @@ def arrive(source: Path | BinaryIO, into: Arrived) -> None:
         _from_directory(source, into)
     else:
         with source.open("rb") as file:
-            _from_archive(file, into)
+            try:
+                _from_archive(file, into)
+            except ImageError as error:
+                raise ImageError(f"{source}: {error}") from error
 
 
 def _from_archive(file: BinaryIO, into: Arrived) -> None:
@@ -201,7 +204,7 @@ def understood(arrived: Arrived, platform: Platform | None) -> Found:
         raw = arrived.documents["manifest.json"]
         yield from _docker(arrived, raw) if raw.lstrip()[:1] == b"[" else _docker_dir(arrived, raw)
     else:
-        raise ImageError("no image here: neither index.json (OCI) nor manifest.json (docker)")
+        raise ImageError("no image here: neither index.json (OCI) nor manifest.json (docker); try what save wrote")
 
 
 def _oci(arrived: Arrived, platform: Platform) -> Found:

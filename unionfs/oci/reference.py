@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from unionfs.errors import MalformedName
+from unionfs.errors import ImageError, MalformedName
 from unionfs.oci.digest import Digest
 
 __all__ = ["DEFAULT_REGISTRY", "Reference", "canonical", "is_registry"]
@@ -88,7 +88,10 @@ class Reference:
             MalformedName: the text is no reference; the message says which part and what is allowed.
         """
         name, at, digest_text = text.partition("@")
-        digest = Digest(digest_text) if at else None
+        try:
+            digest = Digest(digest_text) if at else None
+        except ImageError as error:
+            raise MalformedName(f"{text!r}: {error}; write NAME@sha256:HEX, with 64 hex digits") from None
         name, tag = _split_tag(name)
         if not name:
             raise MalformedName(f"not an image reference: {text!r}")

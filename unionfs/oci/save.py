@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from unionfs.errors import ImageError
+from unionfs.errors import ConfigError, ImageError
 from unionfs.oci.compression import decompressed
 from unionfs.oci.digest import CHUNK, Digest, Reader, Writer
 from unionfs.oci.images import Image, LayerOf
@@ -88,7 +88,7 @@ class DirectorySink:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
-            raise ImageError(f"{directory} is not empty")
+            raise ConfigError(f"{directory} is not empty; try: another name")
         self._directory = directory
 
     def add(self, path: str, size: int, content: Iterable[bytes]) -> None:

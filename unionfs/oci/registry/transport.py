@@ -13,6 +13,7 @@ not speak TLS *at all* it is spoken to in the clear, because that is what every 
 is; a certificate that does not verify is an error there too.
 """
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -237,7 +238,7 @@ async def _speaks_tls(url: httpx.URL) -> bool:
     except (trio.BrokenResourceError, trio.TooSlowError):
         return False
     except OSError as exc:
-        raise NotNow(f"{url.netloc.decode()}: {exc}", connected=False) from None
+        raise NotNow(f"{url.netloc.decode()}: nobody answers: {_cause(exc)}", connected=False) from None
     return True
 
 
@@ -251,7 +252,8 @@ def _transport_errors(where: str) -> Iterator[None]:
         if cause is not None:
             raise Refused(f"{where}: its certificate is not trusted: {cause.verify_message}") from None
         connected = not isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout)
-        raise NotNow(f"{where}: {_words(exc)}", connected=connected) from None
+        words = _words(exc) if connected else f"nobody answers: {_words(exc)}"
+        raise NotNow(f"{where}: {words}", connected=connected) from None
     except httpx.InvalidURL as exc:
         raise Refused(f"{where}: not a URL: {exc}") from None
 
@@ -259,7 +261,17 @@ def _transport_errors(where: str) -> Iterator[None]:
 def _words(exc: httpx.TransportError) -> str:
     if isinstance(exc, httpx.TimeoutException):
         return "no connection in time" if isinstance(exc, httpx.ConnectTimeout) else "no answer in time"
-    return printable(str(exc)) or type(exc).__name__
+    return printable(_cause(exc)) or type(exc).__name__
+
+
+def _cause(exc: BaseException) -> str:
+    """Return what the system said, which the libraries between it and us put into words of their own."""
+    for each in _causes(exc):
+        inner = each.exceptions if isinstance(each, BaseExceptionGroup) else (each,)
+        for error in inner:
+            if isinstance(error, OSError) and error.errno:
+                return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return str(exc)
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:
