@@ -9,10 +9,11 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from unionfs.linux.mount import MNT_DETACH, umount
 
 __all__ = ["Run"]
 
@@ -74,7 +75,8 @@ class Run:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for point in self.mounts():
-            subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+            with contextlib.suppress(OSError):
+                umount(point, MNT_DETACH)  # umount(8) would ask a daemon that may not answer
         if self._outer is None:
             del os.environ["TMPDIR"]
         else:

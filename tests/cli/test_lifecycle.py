@@ -217,6 +217,24 @@ def test_a_killed_daemon_leaves_a_mount_that_says_so_and_can_be_replaced(stack: 
     assert list((stack.work / "work").iterdir()) == []
 
 
+def test_a_daemon_that_does_not_answer_keeps_nobody_waiting_who_lists_or_unmounts(dirs: Stack) -> None:
+    """The kernel is told to keep nothing, so that every question about the place is the daemon's to answer."""
+    stack = dirs
+    stack.mount("-o", "timeout=0")
+    pid = stack.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert stack.record()["state"] == "not answering"
+        refused = stack.run("mount", "--lower", stack.base, stack.merged)
+        assert refused.returncode == 1
+        assert f"does not answer is there; try: unionfs umount --lazy {stack.merged}" in refused.stderr
+        assert stack.run("umount", "--lazy", stack.merged).returncode == 0
+        assert not stack.is_mounted()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: not is_running(pid))
+
+
 def test_a_busy_mount_is_not_unmounted_unless_lazily(stack: Stack) -> None:
     stack.mount()
     with (stack / "top").open() as file:

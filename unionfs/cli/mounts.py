@@ -1,6 +1,7 @@
 """List what is mounted: where, by which engine, over which layers.
 
-A mount whose daemon died shows the state "dead": every access to it fails until it is unmounted.
+A mount whose daemon died shows the state "dead": every access to it fails until it is unmounted. One whose
+daemon is there and says nothing shows "not answering": every access to it waits; unionfs umount --lazy ends that.
 """
 
 import argparse
@@ -19,11 +20,12 @@ from unionfs.cli.render import as_json as render_json
 from unionfs.cli.render import as_table, counts, printable
 from unionfs.fuse import session, state
 from unionfs.linux import mount as kernel
+from unionfs.linux.answers import answers
 
 __all__ = ["Mounted", "configure", "find", "run", "show"]
 
 PATIENCE_S: Final = 2.0
-"""How long a daemon may take to write its counts."""
+"""How long a daemon may take to answer, or to write its counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,29 +41,29 @@ class Mounted:
     records: Path | None
     """The directory the record was found in."""
 
-    @property
-    def state(self) -> str:
-        """``live``, ``dead`` (its daemon is gone), or ``unknown`` (it lives, but left us no record)."""
-        if self.record is not None:
-            return "live"
-        try:
-            os.statvfs(self.mountpoint)  # asks the daemon, where a stat is answered from the kernel's cache
-        except OSError as exc:
-            return "dead" if exc.errno in session.GONE else "unknown"
-        return "unknown"
+    def condition(self, answer: int | None) -> str:
+        """Return what it is, given what statvfs(2) there answered (see `answers`).
 
-    def values(self) -> dict[str, Any]:
+        ``live``, ``dead`` (its daemon is gone), ``not answering``, or ``unknown`` (it lives, but left us no record).
+        """
+        if answer is None:
+            return "not answering"
+        if answer in session.GONE:
+            return "dead"
+        return "unknown" if self.record is None else "live"
+
+    def values(self, condition: str) -> dict[str, Any]:
         """Return what ``--json`` prints; None for what only a record could tell."""
         known = asdict(self.record) if self.record is not None else {}
         told = {field.name: known.get(field.name) for field in fields(state.Record)}
         for name in ("device", "started"):
             del told[name]
-        return {**told, "mountpoint": self.mountpoint, "source": self.source, "type": self.type, "state": self.state}
+        return {**told, "mountpoint": self.mountpoint, "source": self.source, "type": self.type, "state": condition}
 
 
 def find(mountpoint: Path | None = None) -> list[Mounted]:
     """Return the mounts of unionfs in the tree, or those on one place; the last one there is the visible one."""
-    place = mountpoint and os.path.realpath(mountpoint)
+    place = mountpoint and kernel.resolved(mountpoint)
     records = {record.device: (directory, record) for directory, record in state.read_all()}
     found = []
     for mount in kernel.mounts():
@@ -97,12 +99,18 @@ def show(places: Sequence[Path], *, as_json: bool, stats: bool) -> Exit:
     """Print the mounts, or those on *places*; NOT_FOUND if one of these is none."""
     found = [mounted for place in places for mounted in find(place)] if places else find()
     missing = [place for place in places if not find(place)]
+    answer = answers([mounted.mountpoint for mounted in found], PATIENCE_S)
+    conditions = [mounted.condition(answer[mounted.mountpoint]) for mounted in found]
     asked = {mounted.mountpoint: statistics(mounted) for mounted in found} if stats else {}
     if as_json:
-        values = [{**mounted.values(), **({"stats": asked[mounted.mountpoint]} if stats else {})} for mounted in found]
+        values = [
+            {**mounted.values(condition), **({"stats": asked[mounted.mountpoint]} if stats else {})}
+            for mounted, condition in zip(found, conditions, strict=True)
+        ]
         print(render_json(values), end="")
     else:
-        print(as_table(["MOUNTPOINT", "STATE", "MODE", "ENGINE", "PID", "LAYERS"], [_row(m) for m in found]), end="")
+        rows = [_row(mounted, condition) for mounted, condition in zip(found, conditions, strict=True)]
+        print(as_table(["MOUNTPOINT", "STATE", "MODE", "ENGINE", "PID", "LAYERS"], rows), end="")
         for name, numbers in asked.items():
             print(f"\n{printable(name)}")
             for group, counted in (numbers or {}).items():
@@ -114,12 +122,12 @@ def show(places: Sequence[Path], *, as_json: bool, stats: bool) -> Exit:
     return Exit.NOT_FOUND if missing else Exit.OK
 
 
-def _row(mounted: Mounted) -> list[object]:
+def _row(mounted: Mounted, condition: str) -> list[object]:
     record = mounted.record
     if record is None:
-        return [mounted.mountpoint, mounted.state, "-", "-", "-", "-"]
+        return [mounted.mountpoint, condition, "-", "-", "-", "-"]
     layers = ":".join([*([record.upper] if record.upper else []), *record.lower])
-    return [mounted.mountpoint, "live", "ro" if record.read_only else "rw", record.engine, record.pid, layers]
+    return [mounted.mountpoint, condition, "ro" if record.read_only else "rw", record.engine, record.pid, layers]
 
 
 def statistics(mounted: Mounted) -> dict[str, dict[str, int]] | None:

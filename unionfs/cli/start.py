@@ -1,6 +1,5 @@
 """From options to a mount that answers: what both forms of the command line end in."""
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +38,7 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
 
     foreground = foreground or options.foreground
     log = None if foreground else logfile.place()
-    session = Session(config=config, options=options, mountpoint=Path(os.path.realpath(mountpoint)), log_file=log)
+    session = Session(config=config, options=options, mountpoint=Path(kernel.resolved(mountpoint)), log_file=log)
     logfile.start_logging(log, debug=options.debug)
     if foreground:
         session.run(on_ready)
@@ -63,7 +62,7 @@ def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
     Raises:
         MountError: nothing is mounted there, or its union cannot change.
     """
-    place = str(mountpoint.resolve())
+    place = kernel.resolved(mountpoint)
     found = [mount for mount in kernel.mounts() if mount.mountpoint == place]
     if not found:
         raise MountError(f"{mountpoint}: it cannot be remounted; because nothing is mounted there")

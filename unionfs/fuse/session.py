@@ -35,7 +35,8 @@ from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import LayerInUse, MountError
 from unionfs.fuse import state
 from unionfs.fuse.engine import Engine, choose
-from unionfs.linux.mount import mounts
+from unionfs.linux.answers import answers
+from unionfs.linux.mount import is_mountpoint, mounts, resolved
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 10.0
 """How long a layer that another daemon holds is waited for, while no mount of it is in the tree."""
+
+ANSWER_S: Final = 2.0
+"""How long a mount that is to be covered may take to answer."""
 
 POLL_S: Final = 0.02
 
@@ -175,7 +179,7 @@ class _Served:
         record = state.Record(
             pid=os.getpid(),
             started=state.started(os.getpid()) or 0,
-            mountpoint=os.path.realpath(self._session.mountpoint),
+            mountpoint=resolved(self._session.mountpoint),
             device=f"{os.major(device)}:{os.minor(device)}",
             engine=self._engine.name,
             lower=[os.path.realpath(path) for path in config.lower],
@@ -233,6 +237,10 @@ def check_mountpoint(mountpoint: Path, config: Config) -> None:
     Raises:
         MountError: why not, and what to do.
     """
+    if is_mountpoint(mountpoint) and answers([str(mountpoint)], ANSWER_S)[str(mountpoint)] is None:
+        raise MountError(
+            f"{mountpoint}: a mount whose daemon does not answer is there; try: unionfs umount --lazy {mountpoint}"
+        )
     try:
         found = mountpoint.stat()
         os.statvfs(mountpoint)  # a daemon that died is noticed only by a request the kernel must pass on
@@ -246,7 +254,7 @@ def check_mountpoint(mountpoint: Path, config: Config) -> None:
         ) from exc
     if not stat.S_ISDIR(found.st_mode):
         raise MountError(f"{mountpoint}: it cannot be mounted on; because it is not a directory")
-    place = os.path.realpath(mountpoint)
+    place = resolved(mountpoint)
     for layer in (*config.lower, *config.data_only, config.upper, config.work):
         if layer is not None and place.startswith(os.path.realpath(layer).rstrip("/") + "/"):
             raise MountError(

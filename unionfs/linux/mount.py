@@ -21,6 +21,7 @@ __all__ = [
     "mounts",
     "parse_mountinfo",
     "plain",
+    "resolved",
     "umount",
 ]
 
@@ -90,8 +91,18 @@ def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
 
 def is_mountpoint(place: "os.PathLike[str]") -> bool:
     """Tell whether something is mounted on *place*, without asking what is mounted: its daemon may not answer."""
-    real = os.path.realpath(place)
+    real = resolved(place)
     return any(mount.mountpoint == real for mount in mounts())
+
+
+def resolved(place: "os.PathLike[str]") -> str:
+    """Return the real path of *place*; what is mounted right there is not asked, for its daemon may not answer."""
+    above, name = os.path.split(os.path.join(os.getcwd(), place).rstrip("/"))
+    if name not in {"", ".", ".."}:
+        real = os.path.join(os.path.realpath(above), name)
+        if any(mount.mountpoint == real for mount in mounts()):
+            return real
+    return os.path.realpath(place)
 
 
 def parse_mountinfo(lines: Iterable[str]) -> Iterator[Mount]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol, final
 
 from unionfs.linux import mount
+from unionfs.linux.answers import answers
 from unionfs.testing.driver import Driver
 from unionfs.testing.mounted import Mounted
 from unionfs.testing.stack import Stack
@@ -70,8 +71,10 @@ class Daemon:
         deadline = time.monotonic() + PATIENCE_S
         while self.process.poll() is None and time.monotonic() < deadline:
             if self.is_mounted():
-                self.mountpoint.stat()
-                return
+                place = str(self.mountpoint)
+                if answers([place], deadline - time.monotonic())[place] == 0:
+                    return
+                break
             time.sleep(POLL_S)
         raise RuntimeError(f"not mounted: {self.output()}")
 
