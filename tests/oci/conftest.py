@@ -1,12 +1,16 @@
 """A store for each test, and images to put there."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.oci.archives import archive_of, directory, file, hard_link, symlink
 from tests.oci.making import image_of
+from unionfs.linux import fileops
+from unionfs.oci import database
 from unionfs.oci.images import Image, Images
+from unionfs.oci.save import save
 
 BASE = archive_of(
     directory("."),
@@ -46,3 +50,20 @@ def base(images: Images) -> Image:
 @pytest.fixture
 def app(images: Images, base: Image) -> Image:
     return image_of(images, [BASE, CHANGE], "app:1")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    images = Images(tmp_path / "source")
+    image = image_of(images, [BASE, CHANGE], "app:1")
+    with (tmp_path / "app.tar").open("wb") as file:
+        save(images.blobs, [(image, image.names)], "oci-archive", file)
+    return tmp_path / "app.tar"
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave syncing out: it is for power cuts, and SIGKILL loses nothing that the kernel has."""
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
+    monkeypatch.setattr(fileops, "syncfs", lambda _fd: None)
+    monkeypatch.setattr(database, "SYNCHRONOUS", "OFF")

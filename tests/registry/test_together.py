@@ -20,6 +20,8 @@ from unionfs.oci.digest import CHUNK
 from unionfs.oci.images import Images
 from unionfs.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, ImageConfig, Manifest, RootFS, encode
 from unionfs.oci.platforms import host_platform
+from unionfs.oci.store import BlobStore
+from unionfs.oci.verify import check
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +107,39 @@ def test_a_pull_that_was_ended_goes_on_where_it_stopped(
     assert (again.communicate(timeout=60), again.returncode) == ((f"{server.host}/app:v1\n", ""), 0)
     ranges = [each.headers.get("range") for each in server.asked("GET", "blobs") if each.name == str(big.digest)]
     assert ranges == [None, f"bytes={held}-"]
+
+
+def test_a_push_killed_at_every_request_changes_nothing_here_and_no_tag_there(
+    server: Hostile, made: Made, tmp_path: Path
+) -> None:
+    root, name = tmp_path / "images", f"{server.host}/app:v1"
+    assert started(root, "pull", "-q", name).communicate(timeout=60) == (f"{name}\n", "")
+    before = Images(root).all()
+    with Hostile(BlobStore(tmp_path / "empty")).running() as empty:
+        last, step = Request("", "", {}, {}, b""), 0
+        while "manifests/v1" not in last.path:
+            step += 1
+            push = started(root, "push", "-q", name, f"{empty.host}/app:v1")
+            number = len(empty.requests) + step
+
+            def kill(_request: Request, push: "subprocess.Popen[str]" = push, number: int = number) -> Reply | None:
+                if len(empty.requests) == number:
+                    push.kill()
+                    return Reply.status_only(503)
+                return None
+
+            empty.tricks[:] = [kill]
+            push.communicate(timeout=60)
+            assert push.returncode == -signal.SIGKILL
+            last = empty.requests[-1]
+            assert "v1" not in empty.received, "the tag is the last thing to be sent"
+            assert Images(root).all() == before
+            assert check(Images(root)) == []
+        empty.tricks.clear()
+        again = started(root, "push", "-q", name, f"{empty.host}/app:v1")
+        assert (again.communicate(timeout=60), again.returncode) == (("", ""), 0)
+        assert {"v1", *(str(blob.digest) for blob in made.blobs)} <= empty.received.keys()
+    assert step > 5
 
 
 @pytest.fixture
