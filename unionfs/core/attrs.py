@@ -235,7 +235,7 @@ def _utimes(target: Target, changes: Changes) -> None:
     if name:
         os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
     else:
-        os.utime(at.itself(dirfd), ns=times)
+        at.set_times(dirfd, times)
 
 
 _COARSE: Final = 5

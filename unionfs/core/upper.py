@@ -300,7 +300,7 @@ def restore_times(dirfd: int, before: os.stat_result) -> None:
     """
     times = (before.st_atime_ns, before.st_mtime_ns)
     with contextlib.suppress(OSError):
-        despite_flags(dirfd, lambda: os.utime(at.itself(dirfd), ns=times))
+        despite_flags(dirfd, lambda: at.set_times(dirfd, times))
 
 
 def remove_tree(dirfd: int, name: bytes, *, is_dir: bool) -> None:

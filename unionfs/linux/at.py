@@ -33,6 +33,7 @@ __all__ = [
     "proc_path",
     "rename",
     "scan",
+    "set_times",
 ]
 
 RENAME_NOREPLACE: Final = 1
@@ -163,6 +164,16 @@ def proc_path(dirfd: int, name: bytes) -> bytes:
 def itself(fd: int) -> bytes:
     """Spell the file behind *fd* as a path to be followed: works for mere places, and whatever its mode is."""
     return b"/proc/self/fd/%d" % fd
+
+
+def set_times(fd: int, times_ns: tuple[int, int]) -> None:
+    """Set the times of access and change of the file behind *fd*: by its name in /proc it takes four times as long."""
+    try:
+        os.utime(fd, ns=times_ns)
+    except OSError as exc:
+        if exc.errno != errno.EBADF:  # a mere place
+            raise
+        os.utime(itself(fd), ns=times_ns)
 
 
 def scan(dirfd: int) -> Iterator[os.DirEntry[str]]:

@@ -7,6 +7,8 @@ import ctypes
 import errno
 import fcntl
 import os
+import struct
+import threading
 from typing import Final, NamedTuple
 
 __all__ = ["FileHandle", "filesystem_uuid", "handle_of", "open_handle"]
@@ -22,17 +24,23 @@ _AT_EMPTY_PATH: Final = 0x1000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _Handle(ctypes.Structure):
-    _fields_ = (
-        ("handle_bytes", ctypes.c_uint),
-        ("handle_type", ctypes.c_int),
-        ("f_handle", ctypes.c_ubyte * _MAX_HANDLE),
-    )
+_HEAD: Final = struct.Struct("=Ii")
+"""handle_bytes and handle_type of struct file_handle; the handle itself follows."""
 
-
-_DATA: Final = _Handle.f_handle.offset
 _mount_id: Final = ctypes.byref(ctypes.c_int())
 """Where the kernel writes the number of the mount, which nobody reads."""
+
+
+class _Room(threading.local):
+    """A struct file_handle of each thread's own: to make one takes longer than to have it filled."""
+
+    def __init__(self) -> None:
+        buffer = ctypes.create_string_buffer(_HEAD.size + _MAX_HANDLE)
+        self.place = ctypes.byref(buffer)
+        self.view = memoryview(buffer).cast("B")
+
+
+_room: Final = _Room()
 
 
 class FileHandle(NamedTuple):
@@ -44,14 +52,16 @@ class FileHandle(NamedTuple):
 
 def handle_of(dirfd: int, name: bytes = b"") -> FileHandle | None:
     """Return the handle of *name* (of *dirfd* itself if empty), or None if the filesystem has none."""
-    handle = _Handle(_MAX_HANDLE)
+    view = _room.view
+    _HEAD.pack_into(view, 0, _MAX_HANDLE, 0)
     flags = 0 if name else _AT_EMPTY_PATH
-    if _libc.name_to_handle_at(dirfd, name, ctypes.byref(handle), _mount_id, flags) < 0:
+    if _libc.name_to_handle_at(dirfd, name, _room.place, _mount_id, flags) < 0:
         code = ctypes.get_errno()
         if code in {errno.EOPNOTSUPP, errno.EOVERFLOW}:
             return None
         raise OSError(code, os.strerror(code), os.fsdecode(name))
-    return FileHandle(handle.handle_type, bytes(memoryview(handle).cast("B")[_DATA : _DATA + handle.handle_bytes]))
+    size, kind = _HEAD.unpack_from(view)
+    return FileHandle(kind, bytes(view[_HEAD.size : _HEAD.size + size]))
 
 
 def open_handle(mountfd: int, handle: FileHandle, flags: int = os.O_PATH) -> int | None:
@@ -62,9 +72,8 @@ def open_handle(mountfd: int, handle: FileHandle, flags: int = os.O_PATH) -> int
     """
     if len(handle.data) > _MAX_HANDLE:
         return None
-    raw = _Handle(len(handle.data), handle.type)
-    ctypes.memmove(raw.f_handle, handle.data, len(handle.data))
-    fd = _libc.open_by_handle_at(mountfd, ctypes.byref(raw), flags | os.O_CLOEXEC)
+    raw = _HEAD.pack(len(handle.data), handle.type) + handle.data
+    fd = _libc.open_by_handle_at(mountfd, raw, flags | os.O_CLOEXEC)
     if fd < 0:
         code = ctypes.get_errno()
         if code in {errno.ESTALE, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT, errno.ELOOP, errno.ENXIO}:

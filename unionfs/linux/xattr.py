@@ -1,15 +1,15 @@
 """Extended attributes of an open file or of ``at.proc_path(dirfd, name)``; symlinks are not followed.
 
 Names are ``str`` decoded as file names are (``os.fsencode`` gives the bytes back): they need not be
-UTF-8. What changes attributes goes through the ``xattr`` library. What reads them goes through `os`,
-because requests do that all the time: the library asks the kernel for the size first and builds its
-answer in Python, 3.6 to 4 µs against 1 (measured on tmpfs, CPython 3.11).
+UTF-8. What changes attributes goes through the ``xattr`` library. What requests do all the time, to read
+them and to set one by a descriptor, goes through `os`: the library asks the kernel for the size first and
+builds its answer in Python, 3.6 to 4 µs against 1; it sets one in 7 µs against 2 (tmpfs, CPython 3.11).
 """
 
 import errno
 import os
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import xattr
 
@@ -37,8 +37,6 @@ DEFAULT_ACL: Final = "system.posix_acl_default"
 ACLS: Final = frozenset({ACCESS_ACL, DEFAULT_ACL})
 CAPABILITY: Final = "security.capability"
 
-_Result = TypeVar("_Result")
-
 Target = int | bytes
 """A descriptor, which may be a mere place (O_PATH), or a path whose last component is not followed."""
 
@@ -55,16 +53,6 @@ def names(target: Target) -> list[str]:
         if exc.errno == errno.EBADF and isinstance(target, int):
             return os.listxattr(at.itself(target))
         raise
-
-
-def _call(call: Callable[..., _Result], target: Target, *arguments: object, **options: int) -> _Result:
-    """Call the library; a mere place has no attributes by its descriptor, but by its name in /proc."""
-    try:
-        return call(target, *arguments, **options, symlink=not isinstance(target, int))
-    except OSError as exc:
-        if exc.errno != errno.EBADF or not isinstance(target, int):
-            raise
-        return call(at.itself(target), *arguments, **options)
 
 
 def get(target: Target, name: str) -> bytes | None:
@@ -95,7 +83,15 @@ def require(target: Target, name: str) -> bytes:
 
 def set(target: Target, name: str, value: bytes, flags: int = 0) -> None:  # noqa: A001 - the syscall's verb
     """Set one attribute; *flags* is os.XATTR_CREATE, os.XATTR_REPLACE or 0."""
-    _call(xattr.setxattr, target, name, value, options=flags << 1)
+    if not isinstance(target, int):
+        xattr.setxattr(target, name, value, options=flags << 1, symlink=True)
+        return
+    try:
+        os.setxattr(target, name, value, flags)
+    except OSError as exc:
+        if exc.errno != errno.EBADF:  # a mere place has no attributes by its descriptor, but by its name in /proc
+            raise
+        xattr.setxattr(at.itself(target), name, value, options=flags << 1)
 
 
 def remove(target: Target, name: str) -> None:
@@ -104,7 +100,12 @@ def remove(target: Target, name: str) -> None:
     Raises:
         OSError: ENODATA, it is not set.
     """
-    _call(xattr.removexattr, target, name)
+    try:
+        xattr.removexattr(target, name, symlink=not isinstance(target, int))
+    except OSError as exc:
+        if exc.errno != errno.EBADF or not isinstance(target, int):
+            raise
+        xattr.removexattr(at.itself(target), name)
 
 
 def copy(source: Target, target: Target, renamed: Callable[[str], str | None]) -> None:
