@@ -207,3 +207,17 @@ def test_five_hundred_layers(stack: Stacks) -> None:
     assert len(s.names("moved")) == 500
     s.remount()
     assert s.read("moved/f499") == b"new"
+
+
+def test_what_is_forgotten_gives_its_memory_back(stack: Stacks) -> None:
+    s = stack({"d": {f"f{number}": "" for number in range(2000)}})
+    table, children = s.union._nodes._by_id, s.node("d").children
+    for number in range(2000):
+        s.id(f"d/f{number}")
+    full = table.__sizeof__() + children.__sizeof__()
+    for number in range(1, 2000):
+        nodeid = s.id(f"d/f{number}")
+        s.union.forget(nodeid, s.lookups.pop(nodeid))
+    assert table.__sizeof__() + children.__sizeof__() < full / 4
+    assert s.id("d/f0") == table[s.id("d/f0")].nodeid
+    assert list(children) == [b"f0"]

@@ -33,18 +33,18 @@ def test_the_rest_of_another_listing_is_what_was_not_read_yet(
     before: set[bytes], removed: set[bytes], added: set[bytes], at: int
 ) -> None:
     first, second = listing(before), listing((before - removed) | added)
-    read = first.entries[:at]
+    read = first.names[:at]
     offset = first.offsets[min(at, len(first.offsets)) - 1] if at else 0
-    rest = [second.entries[index] for index in second.after(offset)]
-    seen = [entry.name for entry in (*read, *rest)]
+    rest = [second.names[index] for index in second.after(offset)]
+    seen = [*read, *rest]
     assert len(set(seen)) == len(seen)
     assert {b".", b"..", *(before - removed)} <= set(seen)
 
 
 def test_the_dots_come_first_and_offsets_grow() -> None:
     found = listing({b"a", b"b", b"c"})
-    assert [entry.name for entry in found.entries[:2]] == [b".", b".."]
-    assert found.offsets == sorted(found.offsets)
+    assert found.names[:2] == (b".", b"..")
+    assert list(found.offsets) == sorted(found.offsets)
     assert found.offsets[0] > 0
     assert max(offset_of(bytes([byte])) for byte in range(1, 256)) < 1 << 63
 
@@ -57,8 +57,8 @@ def test_a_listing_is_kept_until_it_is_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "b").touch()
     assert listings.at(1, 1) is first
     listings.end(1)
-    assert len(listings.at(1, 1).entries) == 4
-    assert len(listings.at(1, 0).entries) == 4
+    assert len(listings.at(1, 1).names) == 4
+    assert len(listings.at(1, 0).names) == 4
     assert union.stats()["open files"] == 0
     union.close()
 

@@ -11,7 +11,7 @@ renamed. A `Dir` is a list of real directories, top layer first. Both know their
 import errno
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from unionfs.core.layer import Descriptors, Place
 from unionfs.names import ROOT_ID, NodeId
@@ -23,6 +23,11 @@ __all__ = ["Dir", "File", "Node", "NodeTable"]
 
 _PRIVATE: Final = 1 << 62
 """Node ids from here on are handed out where the inode number itself is taken."""
+
+
+_SPARSE: Final = 400
+"""Bytes for each entry; a table that grows has 30 to 110."""
+_FEW: Final = 64
 
 
 class Inode:
@@ -218,10 +223,12 @@ class NodeTable:
 
     def _drop(self, node: Node) -> None:
         del self._by_id[node.nodeid]
+        _give_back(self._by_id)
         if isinstance(node, File):
             for parent, name in node.links or ((node.parent, node.name),):
                 if parent.children.get(name) is node:
                     del parent.children[name]
+                    _give_back(parent.children)
             if node.is_linked and self._linked.get(node.ino) is node:
                 del self._linked[node.ino]
             for parent, _ in node.links or ():
@@ -253,6 +260,17 @@ class NodeTable:
             node.links[new] = None
         node.parent, node.name = new
         new[0].children[new[1]] = node
+
+
+_Key = TypeVar("_Key", int, bytes)
+
+
+def _give_back(table: dict[_Key, Node]) -> None:
+    """Give back the memory of a table that has become sparse, which a `dict` does by itself only while it grows."""
+    if table.__sizeof__() > _SPARSE * (len(table) + _FEW):
+        kept = dict(table)
+        table.clear()
+        table.update(kept)
 
 
 def _stale() -> OSError:

@@ -15,6 +15,7 @@ it and RELEASEDIR, two of five requests for each directory of a cold walk and tw
 A listing is kept while somebody reads it: it begins at offset 0, and ends where there is no more.
 """
 
+from array import array
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
@@ -34,18 +35,24 @@ _MASK: Final = (1 << 61) - 1
 
 
 class Listing:
-    """The entries of a directory, in the order of their offsets."""
+    """The names of a directory in the order of their offsets, in columns: 25 bytes for each besides the name.
 
-    __slots__ = ("entries", "offsets")
+    An entry is an index into all four.
+    """
+
+    __slots__ = ("inos", "kinds", "names", "offsets")
 
     def __init__(self, entries: "list[DirEntry]") -> None:
-        named = sorted([(offset_of(entry.name), entry) for entry in entries[2:]])
-        self.offsets = [*_DOTS, *(offset for offset, _ in named)]
+        named = sorted([(offset_of(name), name, ino, kind) for name, ino, kind in entries[2:]])
+        dots = [(offset, *entry) for offset, entry in zip(_DOTS, entries, strict=False)]
+        offsets, self.names, inos, kinds = zip(*dots, *named, strict=True)
+        self.offsets = array("q", offsets)
         """What follows each entry begins there."""
-        self.entries = entries[:2] + [entry for _, entry in named]
+        self.inos = array("Q", inos)
+        self.kinds = bytes(kinds)
 
     def after(self, offset: int) -> range:
-        """Return the indices of the entries that come after *offset*."""
+        """Return the entries that come after *offset*."""
         return range(bisect_right(self.offsets, offset), len(self.offsets))
 
 

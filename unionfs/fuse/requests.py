@@ -261,8 +261,8 @@ class Requests:
         listing = self._listings.at(nodeid, offset)
         out: list[bytes] = []
         for index in listing.after(offset):
-            name, ino, kind = listing.entries[index]
-            record = wire.dirent(ino, listing.offsets[index], kind, name)
+            name = listing.names[index]
+            record = wire.dirent(listing.inos[index], listing.offsets[index], listing.kinds[index], name)
             size -= len(record)
             if size < 0:
                 break
@@ -274,8 +274,8 @@ class Requests:
         listing = self._listings.at(nodeid, offset)
         out: list[bytes] = []
         for index in listing.after(offset):
-            name, ino, kind = listing.entries[index]
-            record = wire.dirent(ino, listing.offsets[index], kind, name)
+            name = listing.names[index]
+            record = wire.dirent(listing.inos[index], listing.offsets[index], listing.kinds[index], name)
             size -= len(record) + wire.ENTRY.size
             if size < 0:  # before the lookup: each one that is sent must be forgotten again
                 break
