@@ -80,8 +80,9 @@ def test_a_command_killed_at_every_step(
 def test_a_login_killed_at_every_step_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
     """What docker wrote there stays, and so do the other registries."""
     path, step = tmp_path / "config.json", 0
-    others = {"auths": {"other.example": {"auth": "YTpi"}}, "psFormat": "kept"}
-    both = {**others, "auths": {**others["auths"], "registry.example": {"auth": "YTpi"}}}
+    entry = {"auth": "YTpi"}
+    others = {"auths": {"other.example": entry}, "psFormat": "kept"}
+    both = {"auths": {"other.example": entry, "registry.example": entry}, "psFormat": "kept"}
     credential = Credential("a", "b")
     for work, old, new in (
         (lambda: DockerConfig.load(path).store("registry.example", credential), others, both),
