@@ -14,7 +14,6 @@ again within milliseconds, and the old daemon may still be on its way out.
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -225,7 +224,7 @@ def _make_room_for_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with open("/dev/null", "rb") as any_file:
-        os.close(fcntl.fcntl(any_file, fcntl.F_DUPFD_CLOEXEC, min(hard, TABLE_SIZE) - 1))
+        os.close(os.dup2(any_file, min(hard, TABLE_SIZE) - 1, inheritable=False))
 
 
 def check_mountpoint(mountpoint: Path, config: Config) -> None:
