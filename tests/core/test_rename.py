@@ -397,6 +397,15 @@ def test_a_moved_lower_directory_is_listed_with_its_own_number(stack: Stacks) ->
     s.union.releasedir(fh)
 
 
+def test_a_moved_symlink_is_listed_with_the_number_it_shows(stack: Stacks) -> None:
+    s = stack({"l": symlink("f"), "d": {}}, userxattr=True, upper={"e": {}})  # no mark can say its number on a symlink
+    s.rename("l", "e/moved")
+    shown = s.node("e/moved").ino
+    fh = s.union.opendir(s.id("e"))
+    assert {entry.name: entry.ino for entry in s.union.readdir(fh, 0)[2:]} == {b"moved": shown}
+    s.union.releasedir(fh)
+
+
 def test_a_directory_of_attribute_whiteouts_that_becomes_opaque_shows_none_of_them(stack: Stacks) -> None:
     mine = marked({"gone": marked("", whiteout=b"y"), "empty": ""}, opaque=b"x")
     s = stack({"d": ""}, upper={"mine": mine, "d": WHITEOUT})

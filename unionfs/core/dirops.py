@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
-from unionfs.core import acl, attrs, copyup, find, ondisk, readdir
+from unionfs.core import acl, attrs, copyup, find, inos, ondisk, readdir
 from unionfs.core.files import OpenFile
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
@@ -259,7 +259,7 @@ def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
     copyup.file(state, node)
     upper, place, over_whiteout = _new_place(state, parent, name)
     if not node.is_gone:
-        tell_origin(upper, (node.place, node.real), place)
+        tell_number(upper, node, (node.place, node.real), place)
     if upper.index is not None:
         upper.index.record(node)
     if over_whiteout:
@@ -286,9 +286,12 @@ def _link(node: File, dirfd: int, name: bytes) -> None:
         os.link(node.real, name, src_dir_fd=node.place.fd(), dst_dir_fd=dirfd, follow_symlinks=False)
 
 
-def tell_origin(upper: Upper, file: tuple[Place, bytes], place: Place) -> None:
-    """Prepare *place* for a further name of *file*, which keeps its inode number there: the directory must say so."""
-    if not place.impure and upper.layer.xattrs.origin in xattr.names(file[0].target(file[1])):
+def tell_number(upper: Upper, node: File, file: tuple[Place, bytes], place: Place) -> None:
+    """Prepare *place* for a further name of *node*, which is *file*: a number that is not its own must not be listed.
+
+    It keeps the number of what it was copied from, also where no mark could say so, as on a symlink with userxattr.
+    """
+    if not place.impure and node.ino != inos.number(upper.layer.fsid, file[0].lstat(file[1]).st_ino):
         upper.set_impure(place)
 
 

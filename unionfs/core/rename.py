@@ -248,7 +248,7 @@ def path_below(node: Dir) -> bytes:
 def _announce(upper: Upper, node: Node, place: Place, name: bytes, to_place: Place) -> None:
     """Prepare *to_place* for *node*, still *name* in *place*: its number, which it keeps, is not the listing's."""
     if isinstance(node, File):
-        dirops.tell_origin(upper, (place, name), to_place)
+        dirops.tell_number(upper, node, (place, name), to_place)
     elif node.lowers:
         upper.set_impure(to_place)
 
