@@ -206,17 +206,18 @@ def test_rule_5_an_absolute_redirect_on_the_path_starts_again_at_the_root(memory
     assert layers_of(memory, "n/wrong", *stack) == []
 
 
-def test_rule_6_a_mark_in_the_lowest_layer_means_nothing(memory: Memory) -> None:
-    for stack in (({"f": metacopy()},), ({"f": metacopy()}, {"f": metacopy()})):
-        found = walk(*memory.stack({}, *stack, metacopy=True), "f")
-        assert found is not None
-        assert found.data is None or found.data[0].layer.index == len(stack)
+BELOW: list[Literal] = [{}, {"f": {}}, {"f": WHITEOUT}, {"f": Node(stat.S_IFLNK, 1)}]
+LACKING: list[Sequence[Literal]] = [
+    *(({"f": metacopy()}, below) for below in BELOW),
+    ({}, {"f": metacopy()}),
+    ({"f": metacopy()}, {"f": metacopy()}),
+]
 
 
-@pytest.mark.parametrize("below", [{}, {"f": {}}, {"f": WHITEOUT}, {"f": Node(stat.S_IFLNK, 1)}])
-def test_rule_6_a_metacopy_file_without_data_is_refused(memory: Memory, below: Tree) -> None:
+@pytest.mark.parametrize("stack", LACKING)
+def test_rule_6_a_metacopy_file_without_data_is_refused(memory: Memory, stack: Sequence[Literal]) -> None:
     with pytest.raises(BadMark):
-        walk(*memory.stack({"f": metacopy()}, below, metacopy=True), "f")
+        walk(*memory.stack(*stack, metacopy=True), "f")
 
 
 def test_rule_6_the_mark_is_not_believed_without_the_option(memory: Memory) -> None:

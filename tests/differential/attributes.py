@@ -32,6 +32,7 @@ __all__ = ["CASES"]
 OWNED: Final = File(
     b"content", mode=0o6755, uid=1000, gid=1001, xattrs={"user.mine": b"1", "security.capability": capability()}
 )
+LACKING: Final = File(b"", size=4, xattrs={"trusted.overlay.metacopy": b""})
 DEEP: Final[Tree] = {
     "p": Dir(
         {"q": Dir({"r": Dir({"f": "1"}, mode=0o500, uid=7, gid=8, mtime_ns=PAST + 3)}, mode=0o1777, mtime_ns=PAST + 2)},
@@ -354,6 +355,19 @@ METACOPY: Final = [
         [("read", "f"), ("lstat", "f"), ("write", "f", b"w"), ("unlink", "f")],
         {"f": File(b"", size=4, mode=0o600, xattrs={"trusted.overlay.metacopy": b""})},
         features=META,
+    ),
+    Case(
+        "metacopy in the lowest layer",
+        [{"f": "data"}, {"f": File(b"", size=4, xattrs={"trusted.overlay.metacopy": b""}), "g": LACKING}],
+        [("read", "g"), ("lstat", "f"), ("unlink", "f"), ("listdir", "")],
+        features=META,
+    ),
+    Case(
+        "metacopy in the lowest layer, of a read-only union",
+        [{}, {"g": LACKING}],
+        [("read", "g"), ("listdir", "")],
+        features=[*ON, *META],
+        read_only=True,
     ),
     Case(
         "metacopy over a directory, over a whiteout",

@@ -101,12 +101,12 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
 def refuse_metacopy(state: State, fd: int, place: Place) -> None:
     """Close *fd*, a file of *place*, if its data are in another layer and this union was told not to look there.
 
-    Without this it would read as zeros. In the lowest layer, which has nothing below, the mark means nothing.
+    Without this it would read as zeros.
 
     Raises:
         RefusedMark: it has a metacopy mark.
     """
-    if state.rules.metacopy or place.layer.index >= state.rules.bottom:
+    if state.rules.metacopy:
         return
     try:
         if place.layer.xattrs.metacopy in xattr.names(fd):

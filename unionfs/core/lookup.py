@@ -88,7 +88,7 @@ def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:
             return None
         if (kind == _S_IFCHR and not st.st_rdev) or (place.xwhiteouts and place.is_whiteout(name, st)):
             return None
-        if place.layer.index >= rules.bottom and not rules.data_layers:
+        if place.layer.index >= rules.bottom and not rules.metacopy:
             return Found(st, (), place, name)
         return _file(place, name, st, [(below, name) for below in places[at + 1 :]], rules)
     return None
@@ -214,8 +214,8 @@ def _find_data(
         if step is None:
             raise BadMark("metacopy: the data are in no layer below")
         place, real, below = step
-        if place.layer in rules.data_layers or (place.layer.index >= rules.bottom and not rules.data_layers):
-            return place, real  # nothing is below, so marks mean nothing
+        if place.layer in rules.data_layers:
+            return place, real  # for what data are taken from, marks mean nothing
         names = xattr.names(place.target(real))
         marks = place.layer.xattrs
         if marks.metacopy not in names:
