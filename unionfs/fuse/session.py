@@ -224,7 +224,7 @@ def _make_room_for_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with open("/dev/null", "rb") as any_file:
-        os.close(os.dup2(any_file, min(hard, TABLE_SIZE) - 1, inheritable=False))
+        os.close(os.dup2(any_file.fileno(), min(hard, TABLE_SIZE) - 1, inheritable=False))
 
 
 def check_mountpoint(mountpoint: Path, config: Config) -> None:
