@@ -7,6 +7,7 @@ import pytest
 
 from tests.core.conftest import Stacks
 from tests.core.stacks import Stack, Tree
+from unionfs.core.nodes import Dir
 from unionfs.names import ROOT_ID
 
 
@@ -211,7 +212,9 @@ def test_five_hundred_layers(stack: Stacks) -> None:
 
 def test_what_is_forgotten_gives_its_memory_back(stack: Stacks) -> None:
     s = stack({"d": {f"f{number}": "" for number in range(2000)}})
-    table, children = s.union._nodes._by_id, s.node("d").children
+    directory = s.node("d")
+    assert isinstance(directory, Dir)
+    table, children = s.union._nodes._by_id, directory.children
     for number in range(2000):
         s.id(f"d/f{number}")
     full = table.__sizeof__() + children.__sizeof__()

@@ -34,6 +34,7 @@ from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import LayerInUse, MountError
 from unionfs.fuse import state
 from unionfs.fuse.engine import Engine, choose
+from unionfs.linux import at
 from unionfs.linux.answers import answers
 from unionfs.linux.mount import is_mountpoint, mounts, resolved
 
@@ -215,16 +216,10 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
 
 
 def _make_room_for_files() -> None:
-    """Every open file of a user is one of ours, and directories are kept open as well.
-
-    The kernel's table of descriptors grows by doubling, and each time a process with threads waits for a grace
-    period of RCU: 10 to 20 ms (measured: half of a cold walk of 2,880 files). So it is made big before the first
-    thread is; it never shrinks. Source: Linux fs/file.c, expand_fdtable().
-    """
+    """Every open file of a user is one of ours, and directories are kept open as well."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with open("/dev/null", "rb") as any_file:
-        os.close(os.dup2(any_file.fileno(), min(hard, TABLE_SIZE) - 1, inheritable=False))
+    at.make_room(min(hard, TABLE_SIZE))
 
 
 def check_mountpoint(mountpoint: Path, config: Config) -> None:
