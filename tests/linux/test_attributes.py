@@ -188,5 +188,17 @@ def test_a_directory_is_locked_as_long_as_it_is_open(tmp_path: Path) -> None:
     assert fcntl.LOCK_EX
 
 
+def test_two_open_files_lock_bytes_of_one_file(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    one, two = (os.open(tmp_path / "f", os.O_RDWR) for _ in range(2))
+    assert flock.lock_range(one, 0, 10)
+    assert flock.lock_range(two, 10, 0)
+    assert not flock.lock_range(two, 9, 1)
+    assert not flock.lock_range(two, 9, 1, shared=True)
+    os.close(one)
+    assert flock.lock_range(two, 0, 10)
+    os.close(two)
+
+
 def test_at_names_the_flags_as_the_kernel_numbers_them() -> None:
     assert (at.RENAME_NOREPLACE, at.RENAME_EXCHANGE, at.RENAME_WHITEOUT) == (1, 2, 4)

@@ -7,11 +7,15 @@ written into it is for whoever finds it locked.
 
 import fcntl
 import os
+import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-__all__ = ["Lock", "lock_descriptor"]
+__all__ = ["Lock", "lock_descriptor", "lock_range"]
+
+_FLOCK: Final = struct.Struct("hhqqi4x")
+"""struct flock, where off_t has 64 bits."""
 
 
 class Lock:
@@ -61,6 +65,19 @@ def lock_descriptor(fd: int, *, shared: bool = False) -> bool:
     """Take the lock of an open file or directory, for as long as it is open; False if somebody else has it."""
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_range(fd: int, start: int, length: int, *, shared: bool = False) -> bool:
+    """Take a lock on bytes of an open file (fcntl(2), F_OFD_SETLK), for as long as it is open; 0: to the end.
+
+    Returns False if another open file has one, or a process, that excludes it.
+    """
+    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
     except BlockingIOError:
         return False
     return True
