@@ -8,6 +8,8 @@ that are attributes: the kernel does not see a directory as empty that holds not
 from hypothesis import strategies as st
 
 from unionfs.testing.literal import (
+    ACL_ACCESS,
+    ACL_DEFAULT,
     WHITEOUT,
     Dir,
     File,
@@ -15,17 +17,28 @@ from unionfs.testing.literal import (
     Symlink,
     Tree,
     TreeNode,
+    acl,
+    capability,
     fifo,
     opaque,
 )
 
-__all__ = ["NAMES", "layers", "trees"]
+__all__ = ["DATA", "METACOPY", "NAMES", "layers", "trees"]
 
 NAMES = ("a", "b", "c")
+DATA: Tree = {"data": {"one": "the first", "two": File(b"", holes={70_000: b"the second"})}}
+"""A data-only layer, for the files of other layers that have only their attributes."""
+
+ALLOWED = {ACL_ACCESS: acl("u::rw-,u:7:rw-,g::r--,m::rw-,o::---")}
+HEIR = {ACL_DEFAULT: acl("u::rwx,u:1000:rwx,g::r-x,m::rwx,o::---")}
+METACOPY = File(size=9, gid=5, xattrs={"trusted.overlay.metacopy": b"", "trusted.overlay.redirect": b"/data/one"})
+"""A file that has its data in `DATA`."""
 
 LEAVES: st.SearchStrategy[TreeNode] = st.sampled_from([
     "", "data", File(b"x" * 5000, mode=0o4755), File(b"y", uid=7, xattrs={"user.k": b"v"}), WHITEOUT, Symlink("a"),
     Symlink("../b"), Symlink("none"), fifo(), File(b"", holes={100_000: b"tail"}),
+    File(b"able", mode=0o755, uid=1000, xattrs={"security.capability": capability()}),
+    File(b"allowed", mode=0o660, xattrs=ALLOWED),
 ])  # fmt: skip
 
 
@@ -37,6 +50,7 @@ def _directories(children: st.SearchStrategy[TreeNode]) -> st.SearchStrategy[Tre
         entries,
         entries.map(opaque),
         st.builds(Dir, entries, mode=st.sampled_from([0o700, 0o2775, 0o1777]), gid=st.just(5)),
+        st.builds(Dir, entries, mode=st.just(0o777), xattrs=st.just(HEIR)),
     )
 
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from tests.property.literals import NAMES
 from unionfs.linux import fileops
 from unionfs.testing.driver import Op
-from unionfs.testing.literal import ACL_ACCESS, ACL_DEFAULT, PAST, acl
+from unionfs.testing.literal import ACL_ACCESS, ACL_DEFAULT, PAST, acl, capability
 
 __all__ = ["LABELS", "handle_operations", "operations", "settle"]
 
 LABELS = ("h", "k")
+NOREPLACE, WHITEOUT = 1, 4
 
 
 class Place(NamedTuple):
@@ -52,6 +53,7 @@ DATA = st.sampled_from([b"", b"x", b"hello", b"z" * 5000])
 OFFSETS = st.sampled_from([0, 1, 4096, 100_000])
 IDS = st.sampled_from([-1, 0, 7, 1000])
 XATTRS = st.sampled_from(["user.k", "user.n", "trusted.t", "trusted.overlay.opaque", "user.overlay.x"])
+ABLE = st.sampled_from([capability(), capability(1 << 21)])
 CHATTR = st.sampled_from([0, fileops.FS_APPEND, fileops.FS_IMMUTABLE, fileops.FS_NOATIME])
 DEVICES = st.sampled_from([0, os.makedev(1, 3)])
 XATTR_FLAGS = st.sampled_from([0, 0, os.XATTR_CREATE, os.XATTR_REPLACE])
@@ -70,7 +72,7 @@ def _op(name: str, *parts: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[An
 
 def operations() -> st.SearchStrategy[tuple[Any, ...]]:
     """Draw an operation on names; renames and deletions, where unions go wrong, come more often."""
-    rename = _op("rename", OLD, ANY, st.sampled_from([0, 0, 0, 0, 1, 2, 2, 3]))
+    rename = _op("rename", OLD, ANY, st.sampled_from([0, 0, 0, 0, 1, 2, 2, 3, WHITEOUT, NOREPLACE | WHITEOUT]))
     remove = st.one_of(_op("unlink", OLD), _op("rmdir", OLD))
     return st.one_of(
         rename,
@@ -92,6 +94,9 @@ def operations() -> st.SearchStrategy[tuple[Any, ...]]:
         _op("chown", OLD, st.sampled_from([0, 7, 1000]), IDS),  # FUSE is not told of one that names neither
         _op("utime", OLD, st.just(PAST), st.sampled_from([PAST, PAST + 5])),
         _op("setxattr", OLD, XATTRS, st.sampled_from([b"", b"1", b"y"]), XATTR_FLAGS),
+        _op("chown", OLD, st.just(-1), st.sampled_from([5, 7, 1000])),
+        _op("touch", OLD),
+        _op("setxattr", OLD, st.just("security.capability"), ABLE),
         _op("setxattr", OLD, st.sampled_from([ACL_ACCESS, ACL_DEFAULT]), ACLS),
         _op("removexattr", OLD, st.one_of(XATTRS, st.sampled_from([ACL_ACCESS, ACL_DEFAULT]))),
         _op("open", st.sampled_from(LABELS), ANY, FLAGS),
@@ -109,11 +114,7 @@ def operations() -> st.SearchStrategy[tuple[Any, ...]]:
 
 
 def handle_operations() -> st.SearchStrategy[tuple[Any, ...]]:
-    """Draw an operation on a file that may be open.
-
-    Left out is what the kernel does worse than we do, and differently each time: it fills holes at copy-up, and
-    gives no name to a file without one.
-    """
+    """Draw an operation on a file that may be open."""
     label = st.sampled_from(LABELS)
     return st.one_of(
         _op("pwrite", label, DATA, OFFSETS),
@@ -123,7 +124,10 @@ def handle_operations() -> st.SearchStrategy[tuple[Any, ...]]:
         _op("fchmod", label, MODES),
         _op("fstat", label),
         _op("close", label),
+        _op("link_open", label, NEW),
+        _op("lseek", label, OFFSETS, st.sampled_from([os.SEEK_DATA, os.SEEK_HOLE])),
         _op("flock", label, st.booleans()),
+        _op("ofd_lock", label, st.booleans(), OFFSETS, st.sampled_from([0, 1, 5000])),
         _op("fallocate", label, st.sampled_from([0, 1, 3, 2, 0x10, 0x11]), OFFSETS, st.sampled_from([1, 5000])),
         _op("copy_range", label, label, st.tuples(OFFSETS, OFFSETS), st.sampled_from([1, 4096])),
     )

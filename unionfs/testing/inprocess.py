@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, final
 
-from unionfs.core.request import Caller, Changes, DirEntry
+from unionfs.core.request import NOW, Caller, Changes, DirEntry
 from unionfs.core.union import Union
 from unionfs.testing.driver import Status, status_of
 from unionfs.testing.mounted import UMASK
@@ -150,6 +150,10 @@ class InProcess:
     def utime(self, path: str, atime_ns: int, mtime_ns: int) -> None:
         with self._vfs.operation():
             self._union.setattr(self._vfs.walk(path).nodeid, Changes(atime_ns=atime_ns, mtime_ns=mtime_ns))
+
+    def touch(self, path: str) -> None:
+        with self._vfs.operation():
+            self._union.setattr(self._vfs.walk(path).nodeid, Changes(atime_ns=NOW, mtime_ns=NOW))
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
         with self._vfs.operation():

@@ -128,6 +128,10 @@ class Mounted:
     def utime(self, path: str, atime_ns: int, mtime_ns: int) -> None:
         os.utime(self._at(path), ns=(atime_ns, mtime_ns), follow_symlinks=False)
 
+    def touch(self, path: str) -> None:
+        """Set both times to now, which others than the owner may do where they may write."""
+        os.utime(self._at(path), follow_symlinks=False)
+
     def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
         os.setxattr(self._at(path), name, value, flags, follow_symlinks=False)
 
@@ -202,6 +206,10 @@ class Mounted:
         """Try to lock the open file until it is closed."""
         return flock.lock_descriptor(self._open[label], shared=shared)
 
+    def ofd_lock(self, label: str, shared: bool, start: int, length: int) -> bool:
+        """Try to lock a range of the open file for as long as it is open: a lock of its own, not the process's."""
+        return flock.lock_range(self._open[label], start, length, shared=shared)
+
     def getflags(self, path: str) -> int:
         with self._opened(path, os.O_RDONLY | os.O_NOFOLLOW) as fd:
             return fileops.get_flags(fd) & _FLAGS
@@ -211,7 +219,9 @@ class Mounted:
             fileops.set_flags(fd, fileops.get_flags(fd) & ~_FLAGS | flags)
 
     def link_open(self, label: str, path: str) -> None:
-        os.link(f"/proc/self/fd/{self._open[label]}", self._at(path), follow_symlinks=True)
+        directory, name = os.path.split(self._at(path))
+        with _directory(directory) as fd:
+            at.link_descriptor(self._open[label], fd, os.fsencode(name))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ __all__ = ["Backend", "Features", "Stack", "bare", "in_process", "kernel", "lay"
 class Features:
     """The optional features of a union, by the kernel's names."""
 
-    redirect_dir: bool = True
+    redirect_dir: RedirectDir = RedirectDir.ON
     index: bool = False
     metacopy: bool = False
     xino: bool = False
@@ -38,7 +38,7 @@ class Features:
 
     def __str__(self) -> str:
         parts = [
-            f"redirect_dir={'on' if self.redirect_dir else 'off'}" if not self.userxattr else "userxattr",
+            f"redirect_dir={self.redirect_dir.value}" if not self.userxattr else "userxattr",
             f"index={'on' if self.index else 'off'}",
             f"metacopy={'on' if self.metacopy else 'off'}",
             f"xino={'on' if self.xino else 'off'}",
@@ -60,13 +60,12 @@ class Stack:
 
     def config(self) -> Config:
         """Say it in the union's words."""
-        on_off = RedirectDir.ON if self.features.redirect_dir else RedirectDir.OFF
         return Config(
             lower=self.lower,
             data_only=self.data_only,
             upper=self.upper,
             work=self.work,
-            redirect_dir=RedirectDir.AUTO if self.features.userxattr else on_off,
+            redirect_dir=RedirectDir.AUTO if self.features.userxattr else self.features.redirect_dir,
             index=self.features.index,
             metacopy=self.features.metacopy,
             xino=Xino.ON if self.features.xino else Xino.OFF,
@@ -98,16 +97,18 @@ def lay(
     upper: Tree | Dir | None = None,
     features: Features | None = None,
     read_only: bool = False,
+    data_only: Sequence[Tree] = (),
 ) -> Stack:
     """Write the layers, top first, below *base*, and return the stack."""
+    data = tuple(disk.write(tree, base / f"d{number}") for number, tree in enumerate(data_only))
     layers = tuple(disk.write(tree, base / f"l{number}") for number, tree in enumerate(lower))
-    mountpoint, work = base / "mnt", base / "work"
+    mountpoint = base / "mnt"
     mountpoint.mkdir()
-    if read_only:
-        return Stack(lower=layers, upper=None, work=None, mountpoint=mountpoint, features=features or Features())
-    work.mkdir()
-    top = disk.write({} if upper is None else upper, base / "upper")
-    return Stack(lower=layers, upper=top, work=work, mountpoint=mountpoint, features=features or Features())
+    top = work = None
+    if not read_only:
+        top, work = disk.write({} if upper is None else upper, base / "upper"), disk.write({}, base / "work")
+    features = features or Features()
+    return Stack(lower=layers, upper=top, work=work, mountpoint=mountpoint, features=features, data_only=data)
 
 
 @contextmanager

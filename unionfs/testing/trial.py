@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unionfs.core.config import RedirectDir
 from unionfs.testing.driver import Op, attempt
 from unionfs.testing.literal import Dir, Tree
 from unionfs.testing.snapshot import differences, snapshot
@@ -32,7 +33,7 @@ class Case:
     lower: Sequence[Tree | Dir]
     ops: Sequence[Op]
     upper: Tree | Dir = field(default_factory=dict)
-    features: Sequence[Features] = (Features(), Features(redirect_dir=False))
+    features: Sequence[Features] = (Features(), Features(redirect_dir=RedirectDir.OFF))
     read_only: bool = False
     same_marks: bool = True
     """False where the two may write down the same tree in different ways."""
