@@ -105,6 +105,17 @@ def test_files_in_an_immutable_directory_are_changed(base: Path, direct: Backend
             assert attempt(driver, ("getflags", "d")).value == fileops.FS_IMMUTABLE
 
 
+def test_the_kernel_finds_what_is_in_a_directory_that_was_made_immutable_here(base: Path, direct: Backend) -> None:
+    stack = lay(base, [{"d": {"e": {"low": ""}}}], upper={"d": {"e": {"up": ""}, "n": {}}})
+    with direct(stack) as driver:
+        assert attempt(driver, ("setflags", "d/e", fileops.FS_APPEND)).errno == "ok"
+        assert attempt(driver, ("setflags", "d", fileops.FS_IMMUTABLE)).errno == "ok"
+    for backend in (kernel, direct):
+        with backend(stack) as driver:
+            assert sorted(driver.listdir("d")) == [("e", "d"), ("n", "d")]
+            assert sorted(driver.listdir("d/e")) == [("low", "f"), ("up", "f")]
+
+
 def test_nothing_goes_from_a_directory_that_is_append_only_or_immutable(base: Path, direct: Backend) -> None:
     stack = lay(base, [{"d": {"f": "data", "e": {}}}])
     assert stack.upper is not None

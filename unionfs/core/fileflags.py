@@ -10,12 +10,16 @@ Source: Linux fs/overlayfs/{inode,util,copy_up}.c: ovl_fileattr_set(), ovl_set_p
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from unionfs.core import copyup
+from unionfs.core.index import origin_mark
+from unionfs.core.layer import Place
+from unionfs.core.lookup import search
 from unionfs.core.nodes import Dir, Node
 from unionfs.core.state import State
+from unionfs.core.upper import Upper
 from unionfs.linux import at, fileops, xattr
 
 __all__ = ["change", "of_node"]
@@ -46,6 +50,28 @@ def of_node(state: State, node: Node) -> int:
     return flags | (fileops.FS_APPEND if b"a" in mark else 0) | (fileops.FS_IMMUTABLE if b"i" in mark else 0)
 
 
+def _note_origins(state: State, upper: Upper, node: Dir) -> None:
+    """Say where *node* and its directories come from, which no union has copied up: soon nothing more can be written.
+
+    The kernel's overlayfs writes it at the first lookup, and hides the directory if it cannot.
+    """
+    _note_origin(upper, node.places)
+    for name in [os.fsencode(entry.name) for entry in node.places[0].scan() if entry.is_dir(follow_symlinks=False)]:
+        found = search(node.places, name, state.rules)
+        merged = found.dirs if found is not None else ()
+        _note_origin(upper, merged)
+        for place in merged:
+            place.close()
+
+
+def _note_origin(upper: Upper, dirs: Sequence[Place]) -> None:
+    mark = upper.layer.xattrs.origin
+    if len(dirs) > 1 and mark not in xattr.names(dirs[0].fd()):
+        xattr.set(dirs[0].fd(), mark, origin_mark(dirs[1], b""))
+        if dirs[0].parent is not None:
+            upper.set_impure(dirs[0].parent)
+
+
 def change(state: State, node: Node, flags: int) -> None:
     """Give *node*, copied up first, the flags *flags*.
 
@@ -54,6 +80,8 @@ def change(state: State, node: Node, flags: int) -> None:
     upper = state.writable()
     if isinstance(node, Dir):
         copyup.directory(state, node)
+        if flags & _PROTECTED:
+            _note_origins(state, upper, node)
     else:
         copyup.file(state, node, lifts_flags=True)
     letters = (b"a" if flags & fileops.FS_APPEND else b"") + (b"i" if flags & fileops.FS_IMMUTABLE else b"")
