@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from tests.oci.archives import (
+    Layers,
     Made,
     archive_of,
     device,
@@ -34,9 +36,20 @@ from tests.oci.archives import (
 )
 from unionfs.errors import ConfigError, ImageError
 from unionfs.linux.remove import remove
+from unionfs.oci.plan import Planner
+from unionfs.oci.tarstream import TarReader
 from unionfs.oci.unpack import LIMIT_VARIABLE, Limits
 
 UP = "../outside/secret"
+XATTR = "SCHILY.xattr."
+MARKS = {f"{XATTR}user.{name}.override_stat": "0:0:0104755" for name in ("containers", "fuseoverlayfs")}
+OPAQUE_MARKS = {f"{XATTR}{space}.overlay.opaque": "y" for space in ("trusted", "user")}
+
+
+def file_like(made: Made, **records: str) -> Made:
+    """Return a member with pax records of its own."""
+    made[0].pax_headers = records
+    return made
 
 
 REFUSED: dict[str, tuple[list[Made], str]] = {
@@ -66,6 +79,22 @@ REFUSED: dict[str, tuple[list[Made], str]] = {
     "a user that cannot be": ([file("f", uid=2**32 - 1)], "no user or group"),
     "a negative group": ([file("f", pax_headers={"gid": "-1"})], "no user or group"),
     "a device that cannot be": ([device("d", 5000, 1)], "no kernel has"),
+    "a hard link to a whiteout": ([file(".wh.x"), hard_link("h", ".wh.x")], "no file of the image"),
+    "a hard link to a NUL": ([file("f"), file_like(hard_link("h", "f"), linkpath="f\0x")], "not one that a file can"),
+    "a symlink to a NUL": ([file_like(symlink("l", "f"), linkpath="f\0x")], "points nowhere"),
+    "a file through a symlink to a whiteout": ([symlink("l", ".wh.x"), file("l/f")], "can be called that"),
+    "a GNU long name upwards": ([file("../" * 60 + "outside/secret", b"x")], "leads out"),
+    "a time beyond all": ([file("f", pax_headers={"mtime": "9" * 15})], "which no file can have"),
+    "a time before all": ([file("f", pax_headers={"mtime": "-" + "9" * 15})], "which no file can have"),
+    "an attribute of a NUL": ([file("f", pax_headers={f"{XATTR}user.a\0": "x"})], "which no file can have"),
+    "an attribute without a name": ([file("f", pax_headers={XATTR: "x"})], "which no file can have"),
+    "an attribute of a long name": ([file("f", pax_headers={f"{XATTR}user.{'a' * 255}": "x"})], "which no file can"),
+    "an attribute without end": ([file("f", pax_headers={f"{XATTR}user.a": "x" * 65537})], "which no file can have"),
+    "an attribute of no kind": ([file("f", pax_headers={f"{XATTR}foo.bar": "x"})], "cannot keep foo.bar"),
+    "a capability that is none": (
+        [file("f", pax_headers={f"{XATTR}security.capability": "x"})],
+        "cannot keep security.capability",
+    ),
     "an unknown type": ([(info_of("f", b"V"), b"")], "unknown type"),
 }
 
@@ -115,6 +144,17 @@ CONTAINED: dict[str, tuple[list[Made], dict[str, str]]] = {
         [file("a", b"x"), hard_link("b", "a"), symlink("a", UP), hard_link("c", "b"), file("b", b"y")],
         {"a": "symlink", "b": "file", "c": "file"},
     ),
+    "an opaque mark and a directory, twice": (
+        [directory("d"), file("d/.wh..wh..opq"), directory("d"), file("d/.wh..wh..opq"), file("d/x")],
+        {"d": "dir", "d/x": "file"},
+    ),
+    "a hard link called like a whiteout": ([file("f"), hard_link(".wh.f", "f")], {"f": "file"}),
+    "a name of no encoding": ([file("\udcff\udcfe")], {"\udcff\udcfe": "file"}),
+    "a directory of a size": ([(info_of("d/", size=5), b"hello")], {"d": "dir"}),
+    "marks of unions": (
+        [file("f", pax_headers=MARKS), directory("d", pax_headers=OPAQUE_MARKS)],
+        {"f": "file", "d": "dir"},
+    ),
     "every entry twice": ([file("f"), file("f"), directory("d"), directory("d"), fifo("p"), fifo("p")],
                           {"f": "file", "d": "dir", "p": "fifo"}),
     "a directory emptied by a file, and filled again": (
@@ -143,14 +183,16 @@ def state(top: Path) -> dict[str, tuple[int, ...]]:
 
 
 def attack(archive: bytes, outside: Path) -> dict[str, str]:
-    """Unpack, and fail if anything outside has changed; returns what the layer holds."""
+    """Unpack, and fail if anything outside has changed, or the index differs; returns what the layer holds."""
     top = outside.parent
     (top / "layer").mkdir()
     before = state(top)
     (top / "layer").rmdir()
     try:
-        unpacked(archive, top / "layer")
-        return names(scanned(top / "layer"))
+        made = unpacked(archive, top / "layer")
+        found = scanned(top / "layer")
+        assert [replace(entry, digest=b"") for entry in made.entries] == found
+        return names(found)
     finally:
         after = state(top)
         before[str(top)] = after[str(top)]  # the layer itself came and went here
@@ -219,6 +261,30 @@ def test_entries_that_replace_each_other_do_not_cost_more_each_time(outside: Pat
     assert seconds(40) < 40 * max(seconds(4), 0.004)
 
 
+LINKS: dict[str, Callable[[int], list[Made]]] = {
+    "to one file": lambda number: [hard_link(f"l{number}", "f")],
+    "each to the one before, which goes": lambda number: [
+        hard_link(f"l{number}", f"l{number - 1}" if number else "f"), file(f"l{number - 1}" if number else "f"),
+    ],
+    "in place of directories": lambda number: [directory(f"l{number}"), hard_link(f"l{number}", "f")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_hard_links_do_not_cost_more_each_time(kind: str) -> None:
+    def seconds(times: int) -> float:
+        members = [file("f"), *(member for number in range(times) for member in LINKS[kind](number))]
+        reader = TarReader(io.BytesIO(archive_of(*members, form=tarfile.GNU_FORMAT)))
+        start, planner = time.process_time(), Planner(None)
+        for member in reader:
+            planner.plan(member)
+            planner.steps.clear()
+        return time.process_time() - start
+
+    seconds(10)
+    assert seconds(8000) < 16 * max(seconds(1000), 0.004)
+
+
 class TestBombs:
     """Archives that ask for more than they are."""
 
@@ -242,6 +308,19 @@ class TestBombs:
         archive = archive_of(file("f", bytes(32 << 20)))
         with pytest.raises(ImageError, match="compression bomb"):
             unpacked(gzip.compress(archive), outside.parent / "layer", limits=Limits(ratio_from=1 << 20))
+
+    def test_more_names_than_memory_should_hold(self, outside: Path) -> None:
+        made = [symlink(f"{number}/{'n' * 200}", "t" * 200) for number in range(10)]
+        with pytest.raises(ImageError, match="names and attributes"):
+            unpacked(archive_of(*made), outside.parent / "layer", limits=Limits(names=3000))
+
+    def test_what_is_copied_up_counts(self, outside: Path) -> None:
+        """A layer of nothing but hard links can fill the disk with the files below it."""
+        below = [file(f"f{number}", bytes(10_000)) for number in range(20)]
+        lower = Layers((outside.parent / "lower", unpacked(archive_of(*below), outside.parent / "lower").entries))
+        links = [hard_link(f"l{number}", f"f{number}") for number in range(20)]
+        with pytest.raises(ImageError, match="more than"):
+            unpacked(archive_of(*links), outside.parent / "layer", lower, Limits(size=100_000))
 
     def test_holes_count(self, outside: Path) -> None:
         records = {"GNU.sparse.map": "0,1", "GNU.sparse.realsize": str(1 << 50)}

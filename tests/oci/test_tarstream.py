@@ -1,5 +1,6 @@
 """The reader of tar archives agrees with the stdlib's on sound ones, and refuses damaged ones."""
 
+import gzip
 import io
 import os
 import shutil
@@ -8,10 +9,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unionfs.errors import ImageError
+from unionfs.oci.compression import decompressed
 from unionfs.oci.entry import Kind
 from unionfs.oci.tarheader import Member, number, pax_records
 from unionfs.oci.tarstream import TarReader
@@ -74,7 +77,7 @@ def members(draw: st.DrawFn) -> tuple[tarfile.TarInfo, bytes]:
     info = info_of("/".join(draw(NAMES)), kind)
     info.mode = draw(st.integers(0, 0o7777))
     info.uid, info.gid = draw(st.integers(0, 2**40)), draw(st.integers(0, 2**31))
-    info.mtime = draw(st.integers(-(2**40), 2**40))
+    info.mtime = draw(st.integers(-(2**33), 2**33))
     if kind in {tarfile.SYMTYPE, tarfile.LNKTYPE}:
         info.linkname = "/".join(draw(NAMES))
     if kind in {tarfile.CHRTYPE, tarfile.BLKTYPE}:
@@ -153,6 +156,10 @@ def damaged() -> dict[str, bytes]:
         "a pax record too long": long.replace(b"310 path", b"999 path"),
         "not a tar at all": b"hello world" * 100,
         "a number that is none": sound.replace(b"0000644\0", b"00zz644\0", 1),
+        "a number with a sign": sound.replace(b"0000644\0", b"+000644\0", 1),
+        "a number with an underscore": sound.replace(b"0000644\0", b"000_644\0", 1),
+        "a base-256 number of other bits": resized(b"\x81" + bytes(11)),
+        "a base-256 size below 0": resized(b"\xff" * 12),
         "of an unknown type": archive_of((info_of("v", b"V"), b"")),
         "of an obsolete type": archive_of((info_of("v", b"N"), b"")),
         "of negative size": archive_of((info_of("f", pax_headers={"size": "-1"}), b"")),
@@ -165,6 +172,14 @@ def damaged() -> dict[str, bytes]:
         "a sparse map of odd length": sparse("0,1,2", 4),
         "a sparse 1.0 map without content": sparse("", 4),
     }
+
+
+def resized(size: bytes) -> bytes:
+    """Return an archive of a file whose header has that size."""
+    header = bytearray(archive_of((info_of("f"), b"")))
+    header[124:136] = size
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 256)
+    return bytes(header)
 
 
 def sparse(numbers: str, size: int) -> bytes:
@@ -189,6 +204,34 @@ def test_the_end_mark_is_seen_and_the_rest_is_read() -> None:
     assert source.read() == b""
     cut = TarReader(io.BytesIO(archive_of((info_of("a"), b""))[:512]))
     assert (len(list(cut)), cut.ended) == (1, False)
+
+
+def test_the_size_in_a_pax_header_is_the_one_that_counts() -> None:
+    """Readers that believe different ones see different members."""
+    headers = archive_of((info_of("f", pax_headers={"size": "9"}), b""))[:1536]
+    ((_, content),) = read(headers + b"content 9".ljust(512, b"\0") + bytes(1024))
+    assert content == b"content 9"
+
+
+def test_global_headers_name_nobody() -> None:
+    record = b"13 path=evil\n"
+    special = info_of("g", b"g", size=len(record)).tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
+    ((member, _),) = read(special + archive_of((info_of("f"), b"")))
+    assert member.path == b"f"
+
+
+def test_a_window_larger_than_any_layer_needs_is_refused() -> None:
+    """It would be a buffer of 2 GiB for a frame of a few bytes."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=31)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    with pytest.raises(ImageError, match="memory"):
+        decompressed(io.BytesIO(packer.compress(b"content") + packer.flush())).read()
+
+
+def test_members_of_a_gzip_stream_are_one_stream() -> None:
+    archive = archive_of((info_of("f"), b"x" * 2000))
+    packed = gzip.compress(archive[:700]) + gzip.compress(archive[700:]) + bytes(512)
+    assert decompressed(io.BytesIO(packed)).read() == archive
 
 
 def test_content_left_unread_is_skipped() -> None:

@@ -15,7 +15,6 @@ from typing import Final
 
 from unionfs.core.ondisk import (
     OPAQUE,
-    OVERRIDES,
     TRUSTED,
     USER,
     WHITEOUT_MODE,
@@ -36,6 +35,8 @@ KEPT_PREFIX: Final = "user.containers.override_"
 
 _OVERRIDE_STAT: Final = WRITTEN_OVERRIDE[2]
 _REFUSED: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP})
+_UNFIT: Final = _REFUSED | {errno.EINVAL, errno.ERANGE, errno.E2BIG}
+"""What a filesystem answers to an attribute that it cannot have; a full disk is not of them."""
 _OPTIONAL: Final = ("security.selinux", "security.ima", "security.evm", "security.apparmor", "trusted.", "system.")
 """Attributes whose loss is noted and survived: they mean something on the machine that made them."""
 
@@ -48,6 +49,8 @@ class Form(ABC):
     def __init__(self) -> None:
         self.notes: list[str] = []
         """What could not be kept, for people."""
+        self.not_kept: set[str] = set()
+        """Attributes that were not, since somebody last cleared this."""
 
     @abstractmethod
     def attributes(self, fd: int, entry: Entry) -> None:
@@ -80,20 +83,18 @@ class Form(ABC):
         """Hide everything below the directory."""
         xattr.set(fd, self.marks.opaque, OPAQUE)
 
-    def _set_xattr(self, target: int | bytes, path: bytes, name: str, value: bytes) -> None:
+    def _set_xattr(self, target: int | bytes, path: bytes, name: str, stored: str, value: bytes) -> None:
+        """Set the attribute *name*, which is called *stored* on disk."""
         try:
-            xattr.set(target, name, value)
+            xattr.set(target, stored, value)
         except OSError as error:
-            if error.errno not in _REFUSED and not name.startswith(_OPTIONAL):
-                raise
             if name.startswith(_OPTIONAL):
                 self.notes.append(f"{os.fsdecode(path)}: {name} is not kept")
+                self.not_kept.add(name)
                 return
+            if error.errno not in _UNFIT:
+                raise
             raise ImageError(f"{os.fsdecode(path)!r}: this filesystem cannot keep {name}: {error.strerror}") from error
-
-    def _is_foreign_mark(self, name: str) -> bool:
-        """Tell whether *name* is some union's own mark: believed here, it would be a layer's way to lie."""
-        return name.startswith(("user.fuseoverlayfs.", KEPT_PREFIX)) or name in OVERRIDES
 
 
 class RootForm(Form):
@@ -105,7 +106,7 @@ class RootForm(Form):
         """See `Form.attributes`."""
         os.fchown(fd, entry.uid, entry.gid)
         for name, value in entry.xattrs:  # after the owner: chown clears capabilities
-            self._keep(fd, entry.path, name, value)
+            self._set_xattr(fd, entry.path, name, self.marks.on_disk(name), value)
         os.fchmod(fd, entry.mode)  # after both: chown clears set-id bits
         if entry.kind is Kind.FILE:
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
@@ -128,14 +129,8 @@ class RootForm(Form):
 
     def _finish(self, dirfd: int, name: bytes, entry: Entry) -> None:
         for key, value in entry.xattrs:
-            self._keep(at.proc_path(dirfd, name), entry.path, key, value)
+            self._set_xattr(at.proc_path(dirfd, name), entry.path, key, self.marks.on_disk(key), value)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dirfd, follow_symlinks=False)
-
-    def _keep(self, target: int | bytes, path: bytes, name: str, value: bytes) -> None:
-        if self._is_foreign_mark(name):
-            self.notes.append(f"{os.fsdecode(path)}: {name} is another union's mark, left out")
-        else:
-            self._set_xattr(target, path, self.marks.on_disk(name), value)
 
 
 class UserForm(Form):
@@ -148,7 +143,8 @@ class UserForm(Form):
         kept = Override(entry.uid, entry.gid, entry.st_mode, entry.rdev)
         xattr.set(fd, _OVERRIDE_STAT, encode_override(kept))
         for name, value in entry.xattrs:
-            self._keep(fd, entry.path, name, value)
+            stored = self.marks.on_disk(name) if name.startswith("user.") else KEPT_PREFIX + name
+            self._set_xattr(fd, entry.path, name, stored, value)
         # The owner must be able to read what he unpacked, whatever the image says.
         os.fchmod(fd, entry.mode & 0o777 | (0o700 if entry.is_dir else 0o600))
         if entry.kind is not Kind.DIR:
@@ -168,14 +164,6 @@ class UserForm(Form):
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dirfd, follow_symlinks=False)
         if entry.xattrs:
             self.notes.append(f"{os.fsdecode(entry.path)}: attributes of a symlink are not kept without root")
-
-    def _keep(self, fd: int, path: bytes, name: str, value: bytes) -> None:
-        if self._is_foreign_mark(name):
-            self.notes.append(f"{os.fsdecode(path)}: {name} is another union's mark, left out")
-        elif name.startswith("user."):
-            self._set_xattr(fd, path, self.marks.on_disk(name), value)
-        else:
-            self._set_xattr(fd, path, KEPT_PREFIX + name, value)
 
 
 def form_here(dirfd: int) -> Form:

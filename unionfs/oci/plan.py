@@ -18,7 +18,7 @@ Source: OCI image-spec layer.md; containerd archive/tar.go for 2 and 3.
 """
 
 import enum
-import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -26,19 +26,15 @@ from msgspec.structs import replace
 
 from unionfs.core.ondisk import META_PREFIX, OPAQUE_FILE, WHITEOUT_PREFIX
 from unionfs.errors import ImageError
+from unionfs.oci.described import MAX_PATH, described, implied
 from unionfs.oci.entry import ROOT, Entry, Kind
 from unionfs.oci.tarheader import Member
 
 __all__ = ["Below", "Planner", "Step", "Verb", "clean"]
 
-MAX_PATH: Final = 4095
-"""Bytes of the longest path: what every other tool could have made (PATH_MAX less its NUL)."""
-
 MAX_NAME: Final = 255
 MAX_LINKS: Final = 40
 """Symlinks followed on the way to one file, as in the kernel."""
-
-MAX_ID: Final = 2**32 - 2
 
 
 class Verb(enum.Enum):
@@ -76,12 +72,12 @@ class Below(Protocol):
 class _Node:
     """A file that the archive has made."""
 
-    __slots__ = ("children", "entry", "links")
+    __slots__ = ("children", "entry", "names")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        self.links: tuple[bytes, ...] = ()
-        """Further names that the file has had; some may have been replaced since."""
+        self.names: deque[bytes] | None = None
+        """Of a file with several: all that it has had; some may have been replaced since, one has not."""
         self.children: dict[bytes, _Node] | None = {} if entry.kind is Kind.DIR else None
 
 
@@ -117,6 +113,8 @@ class Planner:
         self._described = False
         self.steps: list[Step] = []
         """What is to be done, in order; the caller takes it away."""
+        self.notes: list[str] = []
+        """What is left out of the archive, for people."""
 
     def plan(self, member: Member) -> None:
         """Add the steps for one member.
@@ -169,7 +167,7 @@ class Planner:
         """Note what is known of a file only after its content went by."""
         node = self._at(path)
         assert node is not None  # noqa: S101 - it was just made
-        node.entry = entry
+        node.entry = replace(entry, opaque=node.entry.opaque)
 
     def _at(self, path: bytes) -> _Node | None:
         node: _Node | None = self._root
@@ -181,7 +179,7 @@ class Planner:
         if member.kind is not Kind.DIR:
             raise ImageError(f"the layer's root is a {member.kind.value}, not a directory")
         self._described = True
-        self._root.entry = replace(_entry(member, ROOT), opaque=self._root.entry.opaque)
+        self._root.entry = replace(described(member, ROOT, self.notes), opaque=self._root.entry.opaque)
         self._do(Verb.DIR, self._root.entry)
 
     def _do(self, verb: Verb, entry: Entry) -> None:
@@ -189,9 +187,7 @@ class Planner:
 
     def _make(self, parts: Sequence[bytes], member: Member) -> None:
         place = self._enter(parts[:-1], member)
-        entry = _entry(member, _join(place.path, parts[-1]))
-        if entry.kind is Kind.SYMLINK and not 0 < len(entry.link) <= MAX_PATH:
-            raise ImageError(f"symlink {entry.path!r} points nowhere")
+        entry = described(member, _join(place.path, parts[-1]), self.notes)
         self._place(place, parts[-1], entry)
 
     def _place(self, place: _Place, name: bytes, entry: Entry) -> None:
@@ -266,14 +262,16 @@ class Planner:
         there = _children(place).get(parts[-1])
         if there is target:
             return
-        if any(name.startswith(path + b"/") for name in (target.entry.path, *target.links)):
+        if there and _lies_in(target, there):
             raise ImageError(f"hard link {member.path!r} would replace the directory its file lies in")
-        source = next(name for name in (target.entry.path, *target.links) if self._at(name) is target)
+        names = target.names = target.names or deque([target.entry.path])
+        while self._at(names[0]) is not target:
+            names.popleft()
         if there:
             self.steps.append(Step(Verb.REMOVE, path, there.entry))
         _children(place)[parts[-1]] = target
-        target.links += (path,)
-        self.steps.append(Step(Verb.HARDLINK, path, replace(target.entry, path=source)))
+        names.append(path)
+        self.steps.append(Step(Verb.HARDLINK, path, replace(target.entry, path=names[0])))
 
     def _target(self, wanted: Sequence[bytes], member: Member) -> _Node:
         """Return the file that a hard link means, copied up if it lies below."""
@@ -336,8 +334,8 @@ class Planner:
             see_through = found is not None and found.is_dir
             if not make:
                 return _Place(None, path, see_through) if see_through else None
-            implied = found if found and see_through else _implied(path, member)
-            self._place(place, name, replace(implied, opaque=False))
+            below = found if found and see_through else implied(path, member)
+            self._place(place, name, replace(below, opaque=False))
             return _Place(_children(place)[name], path, see_through)
         if node.entry.kind is Kind.SYMLINK:
             return node.entry.link
@@ -346,7 +344,7 @@ class Planner:
                 return None
             if node.entry.kind is not Kind.WHITEOUT:
                 raise ImageError(f"{path!r} is a {node.entry.kind.value}, and the archive puts files under it")
-            self._place(place, name, _implied(path, member))
+            self._place(place, name, implied(path, member))
             node = _children(place)[name]
         return _Place(node, path, place.see_through and not node.entry.opaque)
 
@@ -361,6 +359,17 @@ _VERBS: Final = {
 }
 
 
+def _lies_in(target: _Node, top: _Node) -> bool:
+    """Tell whether a file has a name below *top*, which is about to go: each node is looked at once in its life."""
+    stack = list((top.children or {}).values())
+    while stack:
+        node = stack.pop()
+        if node is target:
+            return True
+        stack += (node.children or {}).values()
+    return False
+
+
 def _children(place: _Place) -> "dict[bytes, _Node]":
     assert place.node is not None  # noqa: S101 - what is not there was made just before
     assert place.node.children is not None  # noqa: S101 - `_walk` ends in directories
@@ -369,27 +378,3 @@ def _children(place: _Place) -> "dict[bytes, _Node]":
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
-
-
-def _implied(path: bytes, member: Member | None) -> Entry:
-    """Make up a directory that nobody describes; it is as old as the file that needs it."""
-    return Entry(path=path, kind=Kind.DIR, mode=0o755, mtime_ns=member.mtime_ns if member else 0)
-
-
-def _entry(member: Member, path: bytes) -> Entry:
-    if not (0 <= member.uid <= MAX_ID and 0 <= member.gid <= MAX_ID):
-        raise ImageError(f"{path!r} belongs to {member.uid}:{member.gid}, which no user or group can be")
-    if not (0 <= member.major < 1 << 12 and 0 <= member.minor < 1 << 20):
-        raise ImageError(f"{path!r} is device {member.major}:{member.minor}, which no kernel has")
-    return Entry(
-        path=path,
-        kind=member.kind,
-        mode=0o777 if member.kind is Kind.SYMLINK else member.mode,
-        uid=member.uid,
-        gid=member.gid,
-        mtime_ns=member.mtime_ns,
-        size=member.size,
-        link=member.link,
-        rdev=os.makedev(member.major, member.minor),
-        xattrs=tuple(sorted(member.xattrs.items())) if member.xattrs else (),
-    )

@@ -38,11 +38,16 @@ MAX_SPECIAL: Final = 1 << 20
 
 XATTR_RECORD: Final = "SCHILY.xattr."
 
+MAX_XATTR_NAME: Final = 255
+MAX_XATTR: Final = 1 << 16
+"""Bytes of an attribute's value: XATTR_SIZE_MAX of the kernel."""
+
 Extents = tuple[tuple[int, int], ...]
 """Where a sparse file has content: (offset, length) in bytes, in order."""
 
 _FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _PAX_LENGTH: Final = re.compile(rb"([1-9][0-9]{0,6}) ")
+_OCTAL: Final = re.compile(rb"[0-7]*")
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,20}")
 _TIME: Final = re.compile(rb"(-?)([0-9]{1,15})(?:\.([0-9]*))?")
 _KINDS: Final = {
@@ -92,13 +97,14 @@ def number(field: bytes) -> int:
     (420, 4294967296, -1)
     """
     if field[0] & 0x80:
+        if field[0] not in {0x80, 0xFF}:
+            refuse(f"{field!r} where a number is expected")
         value = int.from_bytes(field[1:], "big")
         return value - 256 ** (len(field) - 1) if field[0] == 0xFF else value
     text = field.split(b"\0", 1)[0].strip()
-    try:
-        return int(text, 8) if text else 0
-    except ValueError:
+    if not _OCTAL.fullmatch(text):  # int() would take signs and underscores, too, that no other reader takes
         refuse(f"{text!r} where a number is expected")
+    return int(text, 8) if text else 0
 
 
 def check_header(header: bytes) -> None:
@@ -123,23 +129,38 @@ def parse_member(header: bytes, said: dict[str, bytes]) -> Member:
     if kind not in _KINDS:
         refuse(f"member {path!r} is of unknown type {kind.decode('latin-1')!r}")
     has_content, is_device = kind in b"07S\0", kind in b"34"
+    is_file = has_content and not path.endswith(b"/")
     stored = _pax_number(said, "size", size) if has_content else 0
     if stored < 0:
         refuse(f"member {path!r} is of negative size")
     return Member(
         path=path,
-        kind=Kind.DIR if has_content and path.endswith(b"/") else _KINDS[kind],
+        kind=Kind.DIR if has_content and not is_file else _KINDS[kind],
         mode=number(mode) & 0o7777,
         uid=_pax_number(said, "uid", uid),
         gid=_pax_number(said, "gid", gid),
-        mtime_ns=_pax_time(said["mtime"]) if "mtime" in said else number(mtime) * 10**9,
-        size=stored,
+        mtime_ns=_checked_time(_pax_time(said["mtime"]) if "mtime" in said else number(mtime) * 10**9),
+        size=stored if is_file else 0,
         link=said.get("linkpath", link.split(b"\0", 1)[0]),
         major=number(major) if is_device else 0,
         minor=number(minor) if is_device else 0,
-        xattrs={k[len(XATTR_RECORD) :]: v for k, v in said.items() if k.startswith(XATTR_RECORD)} if said else {},
+        xattrs=_xattrs(said) if said else {},
         stored=stored,
     )
+
+
+def _checked_time(ns: int) -> int:
+    if not -(1 << 63) <= ns < 1 << 63:
+        refuse(f"a time of {ns // 10**9} seconds, which no file can have")
+    return ns
+
+
+def _xattrs(said: dict[str, bytes]) -> dict[str, bytes]:
+    found = {key[len(XATTR_RECORD) :]: value for key, value in said.items() if key.startswith(XATTR_RECORD)}
+    for name, value in found.items():
+        if not 0 < len(name) <= MAX_XATTR_NAME or "\0" in name or len(value) > MAX_XATTR:
+            refuse(f"an attribute {name[:80]!r} of {len(value)} bytes, which no file can have")
+    return found
 
 
 def _pax_number(said: dict[str, bytes], key: str, field: bytes) -> int:

@@ -44,6 +44,8 @@ class Limits:
     entries: int = 2_000_000
     size: int = 128 << 30
     """Bytes of one layer, unpacked."""
+    names: int = 1 << 30
+    """Bytes of all paths, targets and attributes: they are held in memory."""
     ratio: int = 500
     """Bytes out for a byte in; real layers stay below 50, gzip cannot exceed 1032."""
     ratio_from: int = 1 << 30
@@ -85,6 +87,10 @@ class Unpacked:
     """The layer's files, sorted, parents first, with the digest of each content."""
     notes: tuple[str, ...] = field(default=())
     """What could not be kept as the archive says, one sentence each."""
+
+
+_WRITING: Final = frozenset({Verb.FILE, Verb.COPY})
+"""Steps that take disk space."""
 
 
 class _Pump:
@@ -168,7 +174,7 @@ def unpack(
         diff_id = pump.close()
     if expected is not None and diff_id != expected:
         raise DigestMismatch(expected, diff_id)
-    return Unpacked(diff_id=diff_id, entries=entries, notes=tuple(form.notes))
+    return Unpacked(diff_id=diff_id, entries=entries, notes=(*planner.notes, *form.notes))
 
 
 def read_index(blob: BinaryIO, below: Below | None, limits: Limits) -> tuple[Entry, ...]:
@@ -189,13 +195,19 @@ def read_index(blob: BinaryIO, below: Below | None, limits: Limits) -> tuple[Ent
 
 
 def _run(reader: TarReader, planner: Planner, apply: Callable[[Step], Entry | None], limits: Limits) -> None:
-    count = size = 0
+    count = size = names = 0
     for member in reader:
         planner.plan(member)
-        count, size = count + len(planner.steps), size + member.size
+        for step in planner.steps:
+            entry = step.entry
+            count += 1
+            size += entry.size if step.verb in _WRITING else 0
+            names += len(entry.path) + len(entry.link) + sum(len(value) for _, value in entry.xattrs)
         if count > limits.entries or size > limits.size:
             most = f"{limits.entries} entries, or {limits.size >> 20} MiB"
             raise ImageError(f"the layer has more than {most}; try: {LIMIT_VARIABLE}=...G")
+        if names > limits.names:
+            raise ImageError(f"the layer has more than {limits.names >> 20} MiB of names and attributes: a bomb")
         _carry_out(planner, apply)
     planner.end()
     _carry_out(planner, apply)
@@ -233,9 +245,15 @@ class _Apply:
         """Carry out one step; returns the entry where its content taught something new."""
         try:
             parent, name = self._directories.parent(step.path)
-            return self._verbs[step.verb](parent, name, step)
+            entry = self._verbs[step.verb](parent, name, step)
         except OSError as error:
             raise OSError(error.errno, f"cannot unpack {os.fsdecode(step.path)!r}: {error.strerror}") from error
+        if not (lost := self._form.not_kept):
+            return entry
+        entry = entry or step.entry
+        kept = tuple(item for item in entry.xattrs if item[0] not in lost)
+        lost.clear()
+        return replace(entry, xattrs=kept)
 
     def finish(self, entries: tuple[Entry, ...]) -> None:
         """Give directories their times, now that everything in them was made."""
