@@ -2,9 +2,11 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from tests.oci.archives import archive_of, file, hard_link
 from tests.oci.conftest import BASE, CHANGE
 from tests.oci.making import image_of
 from unionfs.errors import ImageError, NoSuchImage
@@ -140,6 +142,19 @@ def test_every_byte_is_accounted_for(images: Images, base: Image, app: Image) ->
     blobs = rows[0]
     assert (blobs.kind, blobs.count - blobs.active) == ("Blobs", 3)
     assert blobs.reclaimable >= 7000
+
+
+def test_a_tree_as_deep_as_can_be_is_accounted_for_and_collected(tmp_path: Path) -> None:
+    """Its paths are good in the layer, and longer than PATH_MAX below the store."""
+    images = Images(tmp_path / ("s" * 200) / "store")
+    deep = "/".join("d" * 2000)[:3990]
+    image = image_of(images, [archive_of(file(f"{deep}/f", b"x" * 5000), hard_link("g", f"{deep}/f"))], "deep:1")
+    Snapshots.of(images).ensure(image.layers)
+    du = subprocess.run(["du", "-s", "-B512", images.root], check=True, capture_output=True, text=True).stdout
+    assert sum(row.size for row in account(images)) == gc.tree_size(images.root) == int(du.split()[0]) * 512
+    images.drop(image)
+    assert {item.kind for item in gc.collect(images) or ()} == {"blob", "layer", "index"}
+    assert gc.garbage(images) == []
 
 
 @pytest.mark.skipif(not shutil.which("skopeo"), reason="needs skopeo")

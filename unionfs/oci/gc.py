@@ -10,18 +10,26 @@ leads to is not one that an image is about to lead to. Every step of the sweep l
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from unionfs.errors import ImageError
+from unionfs.linux import at
+from unionfs.linux.directories import Directories
 from unionfs.linux.flock import Lock
 from unionfs.oci.digest import Digest
 from unionfs.oci.images import Images
 from unionfs.oci.snapshots import Snapshots, remove_path
 
 __all__ = ["Garbage", "collect", "garbage", "tree_size"]
+
+BLOCK: Final = 512
+"""Bytes of what st_blocks counts, whatever the file system's blocks are."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -111,17 +119,38 @@ def _forget_locks(directory: Path) -> None:
 
 
 def tree_size(path: Path) -> int:
-    """Return the bytes that a file or a tree occupies; hard links count once, what is mounted in it not at all."""
-    seen: set[tuple[int, int]] = set()
-    total, stack, device = 0, [os.fsencode(path)], os.lstat(path).st_dev
+    """Return the bytes that a file or a tree occupies.
+
+    Hard links count once; what is mounted in it, and what somebody removes meanwhile, not at all.
+    """
+    try:
+        top = os.lstat(path)
+    except FileNotFoundError:
+        return 0
+    if not stat.S_ISDIR(top.st_mode):
+        return top.st_blocks * BLOCK
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with closing(Directories(fd)) as directories:  # a path from the root down may be longer than PATH_MAX
+            return BLOCK * (top.st_blocks + _blocks(directories, top.st_dev))
+    finally:
+        os.close(fd)
+
+
+def _blocks(directories: Directories, device: int) -> int:
+    """Return what the files below the root occupy, those of *device*."""
+    seen: set[int] = set()
+    total, stack = 0, [b""]
     while stack:
-        top = stack.pop()
-        st = os.lstat(top)
-        if st.st_dev != device or (st.st_dev, st.st_ino) in seen:
-            continue
-        if st.st_nlink > 1:
-            seen.add((st.st_dev, st.st_ino))
-        total += st.st_blocks * 512
-        if (st.st_mode & 0o170000) == 0o040000:
-            stack += [top + b"/" + name for name in os.listdir(top)]
+        above = stack.pop()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in at.scan(directories.fd(above)):
+                st = entry.stat(follow_symlinks=False)
+                if st.st_dev != device or st.st_ino in seen:
+                    continue
+                if st.st_nlink > 1:
+                    seen.add(st.st_ino)
+                total += st.st_blocks
+                if stat.S_ISDIR(st.st_mode):
+                    stack.append(above + b"/" + os.fsencode(entry.name) if above else os.fsencode(entry.name))
     return total
