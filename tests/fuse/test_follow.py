@@ -27,11 +27,13 @@ class Machine:
         self.policy = os.SCHED_OTHER
         self.affinity = {0, 1}
         self.looks = 0
+        self.others = 0
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
         monkeypatch.setattr(os, "sched_setaffinity", lambda _pid, cpus: setattr(self, "affinity", set(cpus)))
         monkeypatch.setattr(os, "sched_setscheduler", lambda _pid, policy, _: setattr(self, "policy", policy))
         monkeypatch.setattr(follow, "cpu_of", self._cpu_of)
         monkeypatch.setattr(Follower, "_read_delay", lambda _self: self.delay_ns)
+        monkeypatch.setattr(Follower, "_read_others", lambda _self: self.others)
 
     def _cpu_of(self, thread: int) -> int:
         self.looks += 1
@@ -87,6 +89,25 @@ def test_parallel_clients_end_it_and_a_single_one_begins_it_again(machine: Machi
     assert (machine.follows(), machine.affinity) == (False, {0, 1})
     send(follower, 2 * WINDOW, CLIENT)
     assert (machine.follows(), machine.affinity) == (True, {1})
+
+
+def test_in_a_crowd_nobody_is_followed(machine: Machine, follower: Follower) -> None:
+    send(follower, WINDOW, CLIENT)
+    machine.others = 2
+    send(follower, 2 * WINDOW, CLIENT)
+    assert (machine.follows(), machine.affinity) == (False, {0, 1})
+    send(follower, 10 * WINDOW, CLIENT)
+    assert not machine.follows()
+    machine.others = 1
+    send(follower, 2 * WINDOW, CLIENT)
+    assert (machine.follows(), machine.affinity) == (True, {1})
+
+
+def test_a_crowd_that_comes_and_goes_is_none(machine: Machine, follower: Follower) -> None:
+    for number in range(40):
+        machine.others = 3 * (number % 2)
+        send(follower, 8, CLIENT)
+    assert machine.follows()
 
 
 LONG_NS, HOPELESS_NS = 2_000_000, 50_000_000
