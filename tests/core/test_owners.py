@@ -326,19 +326,21 @@ def test_a_union_of_root_believes_what_root_wrote_or_was_told_to(
 
 
 @pytest.mark.root
-def test_types_are_shown_and_listed_as_the_attribute_says(stack: Stacks) -> None:
+@pytest.mark.parametrize("metacopy", [False, True])
+def test_types_are_shown_and_listed_as_the_attribute_says(stack: Stacks, metacopy: bool) -> None:
     tree: Tree = {
         "null": overridden(b"0:0:0666:char-1-3"),
         "sda": overridden(b"0:6:0660:block-8-0"),
         "pipe": overridden(b"1:2:0600:pipe"),
         "sock": overridden(b"1:2:0777:socket"),
+        "zero": overridden(b"0:0:0666:char-1-5", "data that no device has"),
         "plain": overridden(b"1:2:0640:file", "data"),
         "bare": "bare",
         "link": symlink("plain"),
     }
-    s = stack(overridden(b"0:0:0755:dir", tree), xattr_permissions=2)
+    s = stack(overridden(b"0:0:0755:dir", tree), xattr_permissions=2, metacopy=metacopy)
     kinds = {"null": stat.S_IFCHR, "sda": stat.S_IFBLK, "pipe": stat.S_IFIFO, "sock": stat.S_IFSOCK}
-    kinds |= {"plain": stat.S_IFREG, "bare": stat.S_IFREG, "link": stat.S_IFLNK}
+    kinds |= {"zero": stat.S_IFCHR, "plain": stat.S_IFREG, "bare": stat.S_IFREG, "link": stat.S_IFLNK}
     for _ in range(2):  # from the lower layer, then from their copies
         assert {name: stat.S_IFMT(s.stat(name).st_mode) for name in kinds} == kinds
         fh = s.union.opendir(1)
@@ -353,6 +355,23 @@ def test_types_are_shown_and_listed_as_the_attribute_says(stack: Stacks) -> None
                 assert owner(s, name)[1] == 44
     assert stat.S_ISREG((s.upper / "null").lstat().st_mode)
     assert os.getxattr(s.upper / "null", CONTAINERS) == b"0:44:0666:char-1-3"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("option", [1, 2])
+def test_no_mode_is_given_to_what_a_symlink_points_to(stack: Stacks, tmp_path: Path, option: int) -> None:
+    """chmod(2) follows a symlink: one that was made or copied up gave its own 0777 to a file outside of the layers."""
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    outside.chmod(0o600)
+    s = stack({"low": symlink(str(outside))}, xattr_permissions=option)
+    s.symlink("new", str(outside))
+    s.setattr("low", uid=7, gid=7)
+    for name in ("new", "low"):
+        with pytest.raises(OSError, match=r".") as caught:
+            s.setattr(name, mode=0o666)
+        assert caught.value.errno == errno.EOPNOTSUPP
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o600
 
 
 @pytest.mark.root

@@ -336,13 +336,13 @@ def metadata(state: State, node: File) -> None:
         file(state, node)
         return
     st = node.place.lstat(node.real)
-    if not stat.S_ISREG(st.st_mode) or not st.st_size:
+    shown = node.place.exact(node.real, st)
+    if not stat.S_ISREG(shown.st_mode) or not st.st_size:  # a regular file may show as a device
         file(state, node)
         return
     if node in state.jobs:
         raise Deferred(state.jobs[node])
     upper = state.writable()
-    shown = node.place.exact(node.real, st)
     copy = Copy(shown, node.place.target(node.real), -1, 0, upper, upper.temporary(), metadata_only=True)
     if st.st_nlink == 1 or state.config.index:
         copy.origin = origin_mark(node.place, node.real)

@@ -135,11 +135,11 @@ class Owners:
     def set_mode(self, target: int | bytes, looks: os.stat_result) -> None:
         """The second half of `settle`: the real mode, and the attribute."""
         mode = looks.st_mode
-        if self.is_kept(mode):
-            os.chmod(_path(target), _real_mode(mode))
+        is_kept = self.is_kept(mode)
+        if not stat.S_ISLNK(mode):  # chmod(2) would follow it
+            os.chmod(_path(target), _real_mode(mode) if is_kept else stat.S_IMODE(mode))
+        if is_kept:
             self._keep(target, looks.st_uid, looks.st_gid, mode, looks.st_rdev)
-        elif not stat.S_ISLNK(mode):
-            os.chmod(_path(target), stat.S_IMODE(mode))
 
     def kind(self, target: int | bytes) -> int:
         """Return the type bits that a regular file shows."""
@@ -205,6 +205,8 @@ class Owners:
             mode = without_set_id(mode)
             _drop_capabilities(target)
         if changes.mode is not None:
+            if stat.S_ISLNK(mode):
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
             mode = stat.S_IFMT(mode) | stat.S_IMODE(changes.mode)
             os.chmod(_path(target), _real_mode(mode))
         self._keep(target, uid, gid, mode, st.st_rdev)

@@ -7,6 +7,7 @@ where they are missing. Nobody else may change the tree meanwhile.
 
 import errno
 import os
+import stat
 
 from unionfs.linux import at
 
@@ -42,7 +43,7 @@ def _remove_directory(dirfd: int, name: bytes) -> None:
 
 
 def _open(dirfd: int, name: bytes) -> int:
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and stat.S_ISDIR(at.lstat(dirfd, name).st_mode):
         os.chmod(name, 0o700, dir_fd=dirfd)
     return at.open_directory(dirfd, name)
 
