@@ -1,6 +1,7 @@
 """Layers as literals: a dictionary is a directory, bytes are a file, the rest is named."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -23,7 +24,7 @@ def layer(tree: Literal) -> list[Entry]:
 def _entries(path: bytes, tree: Literal) -> Iterator[Entry]:
     yield Entry(path=path, kind=Kind.DIR, mode=0o755, opaque=OPAQUE in tree)
     for name, value in sorted(tree.items()):
-        inner = path + b"/" + name.encode() if path else name.encode()
+        inner = path + b"/" + os.fsencode(name) if path else os.fsencode(name)
         if name == OPAQUE:
             continue
         if isinstance(value, bytes):

@@ -7,7 +7,7 @@ unfolds.
 
 import html
 import json
-import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from unionfs.analysis.treemap import Box, squarify
 from unionfs.analysis.usage import Usage, duplicates, usage
-from unionfs.oci.entry import Entry, Kind
+from unionfs.oci.entry import ROOT, Entry, Kind
 from unionfs.oci.merged import Merged, Shown
 
 __all__ = ["LayerFacts", "render"]
@@ -25,7 +25,9 @@ MIN_SIDE: Final = 3.0
 """A rectangle thinner than this is not drawn."""
 
 TITLE: Final = 14.0
-DEEPEST: Final = 6
+ROOM: Final = 3 * TITLE
+"""The height from which on a directory has its name above what is in it."""
+DEEPEST: Final = 12
 TOP: Final = 40
 
 
@@ -56,10 +58,8 @@ def render(title: str, facts: dict[str, str], layers: Sequence[LayerFacts]) -> s
     # "<" is escaped so that no file name can end the script it stands in.
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     page = resources.files("unionfs.analysis").joinpath("report.html").read_text(encoding="utf-8")
-    parts = {"@TITLE@": html.escape(title), "@TREEMAP@": _treemap(merged), "@DATA@": text}
-    for mark, part in parts.items():
-        page = page.replace(mark, part)
-    return page
+    parts = {"TITLE": html.escape(title), "TREEMAP": _treemap(merged), "DATA": text}
+    return re.sub("@(TITLE|TREEMAP|DATA)@", lambda mark: parts[mark[1]], page)  # in one pass: names hold marks, too
 
 
 def _layer(layer: LayerFacts, account: Usage, number: int) -> dict[str, Any]:
@@ -110,11 +110,15 @@ def _files(entries: Sequence[Entry]) -> list[list[Any]]:
 
 
 def _text(raw: bytes) -> str:
-    return os.fsdecode(raw).encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return a name for people: one that turns the text around, or breaks the line, shows how it does so."""
+    text = raw.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _treemap(merged: Merged) -> str:
     sizes = _tree_sizes(merged)
+    if not sizes[ROOT]:
+        return '<p class="dim">no file has any content</p>'
     shapes = "".join(_shapes(merged.root, sizes, Box(0.0, 0.0, WIDTH, HEIGHT)))
     return f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="where the bytes are">{shapes}</svg>'
 
@@ -138,7 +142,7 @@ def _shapes(top: Shown, sizes: dict[bytes, int], whole: Box) -> Iterator[str]:
         node, box, depth = stack.pop()
         if depth:
             yield _shape(node, sizes[node.entry.path], box, depth)
-        inner = box.inset(1.0, TITLE) if depth else box
+        inner = box.inset(1.0, TITLE if box.height >= ROOM else 1.0) if depth else box
         if node.children and depth < DEEPEST and min(inner.width, inner.height) >= MIN_SIDE:
             children = [child for child in node.children.values() if sizes[child.entry.path]]
             children.sort(key=lambda child: (-sizes[child.entry.path], child.entry.path))
@@ -158,7 +162,7 @@ def _shape(node: Shown, size: int, box: Box, depth: int) -> str:
         f'width="{box.width:.1f}" height="{box.height:.1f}"><title>{path} — {size:,} bytes</title></rect>'
     )
     fits = int((box.width - 6) / 6.2)
-    if box.height < TITLE or fits < 3:
+    if box.height < (ROOM if node.entry.is_dir else TITLE) or fits < 3:
         return rect
     shown = name if len(name) <= fits else name[: fits - 1] + "…"
     return rect + f'<text x="{box.x + 3:.1f}" y="{box.y + 11:.1f}">{shown}</text>'
