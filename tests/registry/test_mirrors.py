@@ -128,16 +128,34 @@ def test_passwords_are_not_shown() -> None:
 
 
 MALFORMED = {
-    "not TOML": ("[registry", "registries.toml"),
-    "misspelt": (mirror(fallbak="true"), "fallbak"),
-    "no fallback": (mirror(fallback=""), "fallback"),
-    "fallback as text": (mirror(fallback='"yes"'), "fallback"),
-    "no url": (mirror(url=""), "url"),
+    "not TOML": ("[registry", "registries.toml: not TOML"),
+    "misspelt": (mirror(fallback="", fallbak="true"), "mirror.*'fallbak'; write fallback"),
+    "no fallback": (
+        mirror(fallback=""),
+        r'^registries.toml: registry."docker.io".mirror\[0\]: fallback is missing; write',
+    ),
+    "fallback as text": (
+        mirror(fallback='"yes"'),
+        r"mirror\[0\].fallback: a text in place of a switch; write fallback =",
+    ),
+    "no url": (mirror(url=""), "url is missing; write url = "),
+    "rewrite as list": (mirror(rewrite='["a"]'), "rewrite: a list in place of a table; write rewrite = "),
+    "user as number": (mirror(username="1"), "username: a number in place of a text; write it as a text"),
+    "namespace as text": (mirror(namespace='"x"'), "namespace: a text in place of a switch; write true or false"),
+    "one mirror in single brackets": (
+        mirror().replace("[[", "[").replace("]]", "]"),
+        "mirror: a table in place of a list; write .*in double brackets",
+    ),
+    "a registry that is a number": ('registry."docker.io" = 5', r'registry."docker.io": a number in place of a table'),
+    "misspelt in a registry": ('[registry."x.y"]\nplain_htp = true', "unknown key 'plain_htp'; write plain_http"),
+    "unknown in a registry": ('[registry."x.y"]\nq = true', "unknown key 'q'; known are ca, .*plain_http, mirror"),
+    "twice": ('[registry."x.y"]\n[registry."x.y"]', r"not TOML: .*line 2"),
+    "under two names": ('[registry."docker.io"]\n[registry."index.docker.io"]', "docker.io has a table already"),
     "url without scheme": (mirror(url='"m.example"'), "https://HOST"),
     "url with credentials": (mirror(url='"https://me:pw@m.example"'), "https://HOST"),
     "url with query": (mirror(url='"https://m.example/?x=1"'), "no '\\?'"),
     "file url": (mirror(url='"file:///etc"'), "https://HOST"),
-    "unknown right": (mirror(rights='["push"]'), "push"),
+    "unknown right": (mirror(rights='["push"]'), r"rights\[0\]: invalid enum value 'push'; write rights = "),
     "no rights": (mirror(rights="[]"), "never asked"),
     "user alone": (mirror(username='"b"'), "go together"),
     "password alone": (mirror(password='"b"'), "go together"),
@@ -146,14 +164,17 @@ MALFORMED = {
     "key without certificate": (mirror(client_key='"/x"'), "go together"),
     "registry with a path": ('[registry."docker.io/library"]', "HOST or HOST:PORT"),
     "registry as URL": ('[registry."https://docker.io"]', "HOST or HOST:PORT"),
-    "unknown table": ("[registries]", "registries"),
+    "unknown table": ("[registries]", "unknown key 'registries'; write registry"),
 }
 
 
 @pytest.mark.parametrize(("toml", "named"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_file_is_refused_with_the_key_that_is_wrong(toml: str, named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError, match=named) as raised:
         config.parse(toml)
+    assert str(raised.value).startswith("registries.toml: ")
+    assert "\n" not in str(raised.value)
+    assert "; " in str(raised.value), "the cure"
 
 
 def write(path: Path, text: str) -> Path:
@@ -178,7 +199,10 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path, monkeypatch: p
 
 def test_an_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIONFS_REGISTRIES", str(write(tmp_path / "bad.toml", "x = 1")))
-    with pytest.raises(ConfigError, match=r"bad\.toml.*unknown field `x`"):
+    with pytest.raises(ConfigError, match=r"bad\.toml: unknown key 'x'; known are registry"):
+        config.load()
+    (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not UTF-8 at byte 0; save it as UTF-8"):
         config.load()
 
 

@@ -1,6 +1,6 @@
 """The distribution protocol: references to hosts, hosts to blobs, and back.
 
-    mirrors, config           which hosts are asked, in which order, and what one failing means
+    mirrors, explain, config  which hosts are asked, in which order, and what one failing means
     challenge, credentials    what a host wants to see, and what docker knows to show
     failures, observer        what a failure means and how long to wait; who hears of it
     auth, transport, client   one exchange with one host; one method for each thing it can be asked

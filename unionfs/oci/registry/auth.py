@@ -66,7 +66,8 @@ def credential_for(endpoint: Endpoint, config: DockerConfig) -> Credential | Non
     try:
         secret = login.password_file.read_text(encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(f"password_file of {endpoint.host}: {exc}") from None
+        why = f"password_file = {login.password_file} cannot be read: {exc.strerror}"
+        raise ConfigError(f"{endpoint.host}: {why}; correct it in registries.toml") from None
     return Credential(login.username, secret.removesuffix("\n"))
 
 

@@ -25,11 +25,13 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from unionfs.errors import ConfigError
 from unionfs.oci.reference import canonical, is_registry
+from unionfs.oci.registry.explain import explained
 from unionfs.oci.registry.mirrors import (
     ALL_RIGHTS,
     Endpoint,
@@ -71,7 +73,10 @@ class _Registry(_Access, forbid_unknown_fields=True, kw_only=True):
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    registry: dict[str, _Registry] = {}
+    registry: dict[str, object] = {}
+
+
+_KEYS: Final = {"": _Registry.__struct_fields__, "mirror": _Mirror.__struct_fields__}
 
 
 def load() -> Registries:
@@ -86,6 +91,8 @@ def load() -> Registries:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             continue
+        except UnicodeDecodeError as exc:
+            raise ConfigError(f"{path}: not UTF-8 at byte {exc.start}; save it as UTF-8") from None
         tables |= parse(text, str(path)).tables
     return Registries(tables)
 
@@ -94,10 +101,29 @@ def parse(text: str, origin: str = "registries.toml") -> Registries:
     """Read one file's text; *origin* is its name in messages."""
     try:
         content = msgspec.convert(tomllib.loads(text), _File)
-        tables = {canonical(name): _registry(name, it) for name, it in content.registry.items()}
-        return Registries(tables)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, ConfigError) as exc:
+        return Registries(_tables(content))
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{origin}: not TOML: {exc}; correct it there") from None
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{origin}: {explained(str(exc), '', {'': _File.__struct_fields__})}") from None
+    except ConfigError as exc:
         raise ConfigError(f"{origin}: {exc}") from None
+
+
+def _tables(content: _File) -> dict[str, Registry]:
+    tables: dict[str, Registry] = {}
+    for name, raw in content.registry.items():
+        where = f'registry."{name}"'
+        try:
+            table = _registry(name, msgspec.convert(raw, _Registry))
+        except msgspec.ValidationError as exc:
+            raise ConfigError(explained(str(exc), where, _KEYS)) from None
+        except ConfigError as exc:
+            raise ConfigError(f"{where}: {exc}") from None
+        if canonical(name) in tables:
+            raise ConfigError(f"{where}: {canonical(name)} has a table already; put both into one")
+        tables[canonical(name)] = table
+    return tables
 
 
 def _files() -> Iterator[Path]:
@@ -114,7 +140,7 @@ def _files() -> Iterator[Path]:
 
 def _registry(name: str, table: _Registry) -> Registry:
     if not is_registry(name):
-        raise ConfigError(f"[registry.{name!r}]: write HOST or HOST:PORT, as references have it")
+        raise ConfigError("no registry is called that; write HOST or HOST:PORT, as references have it")
     endpoint = _access(default_endpoint(canonical(name)), table, name)
     if table.plain_http:
         endpoint = replace(endpoint, scheme=Scheme.HTTP)
@@ -138,11 +164,11 @@ def _access(endpoint: Endpoint, table: _Access, where: str) -> Endpoint:
         raise ConfigError(f"{where}: password and password_file; write one of them")
     secret = bool(table.password or table.password_file)
     if bool(table.username) != secret:
-        raise ConfigError(f"{where}: username and password (or password_file) go together")
+        raise ConfigError(f"{where}: username and password (or password_file) go together; write both or neither")
     if table.anonymous and secret:
-        raise ConfigError(f"{where}: anonymous, and yet a password")
+        raise ConfigError(f"{where}: anonymous, and yet a password; write one of them")
     if (table.client_cert is None) != (table.client_key is None):
-        raise ConfigError(f"{where}: client_cert and client_key go together")
+        raise ConfigError(f"{where}: client_cert and client_key go together; write both or neither")
     return replace(
         endpoint,
         ca=_path(table.ca),

@@ -102,7 +102,7 @@ class Endpoint:
         if parts.scheme not in {"http", "https"} or not is_registry(parts.netloc):
             raise ConfigError(f"not a mirror's URL: {url!r}; write https://HOST[:PORT][/PREFIX]")
         if parts.query or parts.fragment:
-            raise ConfigError(f"a mirror's URL has no '?' or '#': {url!r}")
+            raise ConfigError(f"a mirror's URL has no '?' or '#': {url!r}; leave that part out")
         return cls(host=parts.netloc, scheme=Scheme(parts.scheme), prefix=parts.path.rstrip("/"))
 
 

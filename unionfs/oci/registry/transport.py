@@ -207,10 +207,15 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def _trust(endpoint: Endpoint) -> ssl.SSLContext:
+    files = {"ca": endpoint.ca, "client_cert": endpoint.client_cert, "client_key": endpoint.client_key}
+    for key, path in files.items():
+        if path is not None and not os.access(path, os.R_OK):
+            raise ConfigError(f"{endpoint.host}: {key} = {path} cannot be read; correct it in registries.toml")
     try:
         return _context(endpoint.ca, endpoint.client_cert, endpoint.client_key)
     except (OSError, ssl.SSLError) as exc:
-        raise ConfigError(f"{endpoint.host}: its certificate files cannot be used: {exc}") from None
+        named = ", ".join(f"{key} = {path}" for key, path in files.items() if path is not None)
+        raise ConfigError(f"{endpoint.host}: {named}: {exc}; these must be PEM files that fit together") from None
 
 
 @cache
