@@ -238,6 +238,25 @@ def test_a_login_is_kept_by_the_helper_and_not_in_the_file(helped: DockerConfig,
     assert json.loads(helped.path.read_text())["auths"] == {}
 
 
+def test_a_part_of_a_registry_has_credentials_of_its_own(tmp_path: Path) -> None:
+    names = ("quay.io", "quay.io/team", "quay.io/team/app", "docker.io/library")
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"auths": {name: auth(f"{name}:pw") for name in names}}), encoding="utf-8")
+    config = DockerConfig.load(path)
+
+    def found(host: str, repository: str) -> str | None:
+        credential = credential_for(Endpoint(host=host), config, repository)
+        return credential.username if credential else None
+
+    assert found("quay.io", "team/app") == "quay.io/team/app"
+    assert found("quay.io", "team/app/inner") == "quay.io/team/app"
+    assert found("quay.io", "team/other") == "quay.io/team"
+    assert found("quay.io", "teamwork/app") == "quay.io"
+    assert found("registry-1.docker.io", "library/debian") == "docker.io/library"
+    assert found("registry-1.docker.io", "me/debian") is None
+    assert found("other.example", "team/app") is None
+
+
 def test_credentials_beside_a_host_come_before_dockers(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("from file\n", encoding="utf-8")
     docker = DockerConfig(tmp_path / "config.json", {"auths": {"m.example": auth("docker:pw")}})

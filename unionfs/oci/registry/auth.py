@@ -54,11 +54,11 @@ class _Token:
     until: float
 
 
-def credential_for(endpoint: Endpoint, config: DockerConfig) -> Credential | None:
-    """The credentials of one host: those written beside it, else docker's. May run a helper."""
+def credential_for(endpoint: Endpoint, config: DockerConfig, repository: str = "") -> Credential | None:
+    """The credentials of one host: those written beside it, else docker's and podman's. May run a helper."""
     login = endpoint.login
     if login is None:
-        return config.get(endpoint.host)
+        return config.get(endpoint.host, repository)
     if not login.username:
         return None
     if login.password_file is None:

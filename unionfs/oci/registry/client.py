@@ -86,7 +86,7 @@ class Client:
     @asynccontextmanager
     async def of(cls, attempt: Attempt, config: DockerConfig) -> AsyncIterator["Client"]:
         """Make a client with a connection pool of its own."""
-        async with Transport(attempt.endpoint, config) as transport:
+        async with Transport(attempt.endpoint, config, attempt.repository) as transport:
             yield cls(transport, attempt)
 
     async def resolve(self, tag: str) -> Digest:

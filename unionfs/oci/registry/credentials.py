@@ -14,8 +14,9 @@ What docker's file does not know is looked up in podman's, which have the same f
     $XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json), then
     $XDG_CONFIG_HOME/containers/auth.json
 
-``$REGISTRY_AUTH_FILE`` names one file instead of all these, as it does for podman. Podman's entries for
-a part of a registry (``quay.io/team``) are not used: they are for nobody else of that host.
+``$REGISTRY_AUTH_FILE`` names one file instead of all these, as it does for podman. An entry for a part of
+a registry (``quay.io/team``), as podman writes them, is for the repositories below it and for nobody
+else; in its file it comes before the registry's own, the longest one first.
 
 Source: github.com/docker/cli ``cli/config``; github.com/docker/docker-credential-helpers;
 containers-auth.json(5).
@@ -121,13 +122,19 @@ class DockerConfig:
             raise ConfigError(f"{path}: not a JSON object; correct or remove it")
         return cls(path, content)
 
-    def get(self, host: str) -> Credential | None:
-        """The credentials for ``HOST[:PORT]``, or None. May run a helper program."""
+    def get(self, host: str, repository: str = "") -> Credential | None:
+        """The credentials for ``HOST[:PORT]``, and there for *repository*; or None. May run a helper program."""
         key = server_key(host)
-        helper = self._helper(key)
-        found = _ask_helper(helper, key) if helper else None
-        mine = found or self._written(key)
-        return mine or next(filter(None, (other.get(host) for other in self.others)), None)
+        mine = self._of_part(host, repository)
+        if mine is None:
+            helper = self._helper(key)
+            mine = (_ask_helper(helper, key) if helper else None) or self._written(self._find(key))
+        return mine or next(filter(None, (other.get(host, repository) for other in self.others)), None)
+
+    def _of_part(self, host: str, repository: str) -> Credential | None:
+        parts = repository.split("/") if repository else []
+        names = ["/".join((canonical(host), *parts[:length])) for length in range(len(parts), 0, -1)]
+        return self._written([name for name in names if name in self._auths()])
 
     def store(self, host: str, credential: Credential) -> str:
         """Remember *credential*; return where, in words for the user."""
@@ -177,8 +184,8 @@ class DockerConfig:
             name for name in self._auths() if name != key and _host(name) == _host(key) and not _PART.match(name)
         ]
 
-    def _written(self, key: str) -> Credential | None:
-        for name in self._find(key):
+    def _written(self, names: list[str]) -> Credential | None:
+        for name in names:
             entry = self._auths()[name]
             credential = _read_entry(entry, self.path) if isinstance(entry, dict) else None
             if credential:

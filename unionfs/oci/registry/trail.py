@@ -32,7 +32,7 @@ class Trail:
         self._attempts = attempts
         self._config = config
         self._observer = observer
-        self._transports: dict[Endpoint, Transport] = {}
+        self._transports: dict[Attempt, Transport] = {}
         self._out: dict[Endpoint, str] = {}
         self._stack = AsyncExitStack()
 
@@ -88,10 +88,10 @@ class Trail:
             self._out[attempt.endpoint] = "it served wrong content before"
 
     async def _client(self, attempt: Attempt) -> Client:
-        transport = self._transports.get(attempt.endpoint)
+        transport = self._transports.get(attempt)
         if transport is None:
-            transport = Transport(attempt.endpoint, self._config)
-            self._transports[attempt.endpoint] = transport
+            transport = Transport(attempt.endpoint, self._config, attempt.repository)
+            self._transports[attempt] = transport
             await self._stack.enter_async_context(transport)
         return Client(transport, attempt)
 

@@ -83,7 +83,8 @@ class Ask:
 class Transport:
     """Speaks HTTP to one endpoint. Use as ``async with``."""
 
-    def __init__(self, endpoint: Endpoint, config: DockerConfig) -> None:
+    def __init__(self, endpoint: Endpoint, config: DockerConfig, repository: str = "") -> None:
+        """*repository* is the one that credentials are sought for, where there are some for a part of the host."""
         self.endpoint = endpoint
         self._http = httpx.AsyncClient(
             verify=_trust(endpoint),
@@ -92,7 +93,7 @@ class Transport:
             mounts={f"all://{host}": None for host in _LOOPBACK},  # no proxy stands in between
             limits=httpx.Limits(max_connections=32),
         )
-        self._auth = Authorizer(endpoint, self._http, lambda: credential_for(endpoint, config))
+        self._auth = Authorizer(endpoint, self._http, lambda: credential_for(endpoint, config, repository))
         self._base: httpx.URL | None = None
         self._probing = trio.Lock()  # guards _base
 
