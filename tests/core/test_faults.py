@@ -113,7 +113,7 @@ def metacopied(path: str) -> Callable[[Stack], object]:
 
 METACOPY: Final = {"metacopy": True}
 INDEX: Final = {"index": True}
-CUT: Final = frozenset({"ftruncate", "open-create"})
+CUT: Final = frozenset({"truncate", "ftruncate", "open-create"})
 """The copy has no more than the data that were to stay; what follows gives it the time of the change."""
 FILLED: Final = frozenset({"setxattr", "fchmod", "utime", "removexattr"})
 """Writing the data has dropped a capability and moved the times; putting them back fails, or taking the mark off."""

@@ -7,7 +7,7 @@ import os
 from typing import Final
 
 from tests.differential.featuresets import ALL, BOTH_WAYS, INDEX, ON
-from unionfs.testing.literal import File, HardLink, Symlink, Tree, fifo
+from unionfs.testing.literal import PAST, File, HardLink, Symlink, Tree, fifo
 from unionfs.testing.trial import Case
 
 __all__ = ["CASES"]
@@ -171,6 +171,22 @@ DATA: Final = [
         [{"f": "12345", "d": {}, "s": Symlink("f")}],
         [("truncate", "f", 2), ("truncate", "d", 0), ("truncate", "s", 1), ("truncate", "none", 0)],
         features=ALL,
+    ),
+    Case(
+        "32 truncate to the size that it has",
+        [{"f": "12345", "empty": ""}],
+        [
+            ("truncate", "f", 5),
+            ("utime", "f", PAST, PAST + 1),
+            ("truncate", "f", 5),
+            ("open", "h", "f", os.O_RDWR),
+            ("ftruncate", "h", 5),
+            ("chmod", "empty", 0o600),
+            ("utime", "empty", PAST, PAST + 1),
+            ("truncate", "empty", 0),
+            ("open", "h", "empty", os.O_WRONLY | os.O_TRUNC),
+        ],
+        features=BOTH_WAYS,
     ),
     Case(
         "32 ftruncate",

@@ -171,6 +171,20 @@ DELETIONS: Final = [
     Case(
         "05 rmdir of an upper directory over a lower file", [{"d": "file"}], [("rmdir", "d"), ("lstat", "d")], {"d": {}}
     ),
+    Case(
+        "05 a directory that is gone but open",
+        [{"d": Dir({}, mode=0o750), "e": {}}],
+        [
+            ("open", "d", "d", os.O_RDONLY),
+            ("chmod", "e", 0o700),
+            ("open", "e", "e", os.O_RDONLY),
+            ("rmdir", "d"),
+            ("rmdir", "e"),
+            ("fchmod", "e", 0o711),
+            ("fstat", "d"),
+            ("fstat", "e"),
+        ],
+    ),
     Case("05 whiteouts in an opaque directory", [{"d": {"a": "1"}}], [("rmdir", "d")], {"d": opaque({"a": WHITEOUT})}),
     Case(
         "06 rm -r, then mkdir of the same name",

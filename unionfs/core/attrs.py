@@ -121,6 +121,9 @@ def change(state: State, node: Node, changes: Changes, fd: int | None) -> None:
         Deferred: a long copy-up comes first.
     """
     owners = state.writable().layer.owners
+    if node.final is not None and (isinstance(node, Dir) or not node.opens):
+        node.final = _changed_in_mind(node.final, changes)
+        return
     target = _target(state, node, changes, fd)
     if owners is not None:
         _change_shown(owners, node, target, changes)
@@ -130,7 +133,7 @@ def change(state: State, node: Node, changes: Changes, fd: int | None) -> None:
         if changes.mode is not None:
             _chmod(node, target, changes.mode)
     if changes.size is not None:
-        _truncate(node, target, changes)
+        _truncate(node, target, changes, by_name=fd is None)
     if changes.atime_ns is not None or changes.mtime_ns is not None:
         _utimes(target, changes)
 
@@ -141,18 +144,29 @@ Target = tuple[int, bytes]
 
 def _target(state: State, node: Node, changes: Changes, fd: int | None) -> Target:
     if isinstance(node, Dir):
-        if node.is_gone:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return copyup.directory(state, node).fd(), b""
     if changes.size is not None:
         copyup.file(state, node, changes.size)
     else:
         copyup.metadata(state, node)
-    if node.is_gone:
-        if not node.opens:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if node.is_gone and node.opens:
         return fd if fd is not None else node.opens[0].fd, b""
     return node.place.fd(), node.real
+
+
+def _changed_in_mind(final: os.stat_result, changes: Changes) -> os.stat_result:
+    """Return the attributes of what has neither a name nor an open file any more, so that only a stat can tell."""
+    now = time.time_ns()
+    fields: dict[str, int] = {"st_ctime_ns": now, "st_ctime": now // 10**9}
+    if changes.mode is not None:
+        fields["st_mode"] = stat.S_IFMT(final.st_mode) | changes.mode
+    numbers = {"st_uid": changes.uid, "st_gid": changes.gid, "st_size": changes.size}
+    fields |= {name: value for name, value in numbers.items() if value is not None}
+    for name, time_ns in (("st_atime", changes.atime_ns), ("st_mtime", changes.mtime_ns)):
+        if time_ns is not None:
+            fields[f"{name}_ns"] = now if time_ns == NOW else time_ns
+            fields[name] = fields[f"{name}_ns"] // 10**9
+    return replaced(final, **fields)
 
 
 def _change_shown(owners: "Owners", node: Node, target: Target, changes: Changes) -> None:
@@ -185,22 +199,23 @@ def _chmod(node: Node, target: Target, mode: int) -> None:
     os.chmod(name, mode, dir_fd=dirfd)
 
 
-def _truncate(node: Node, target: Target, changes: Changes) -> None:
+def _truncate(node: Node, target: Target, changes: Changes, *, by_name: bool) -> None:
     dirfd, name = target
     if not name:
-        _truncate_open(node, dirfd, changes)
+        _truncate_open(node, dirfd, changes, by_name=by_name)
         return
-    fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dirfd)
+    fd = at.open_file(dirfd, name, os.O_WRONLY)
     try:
-        _truncate_open(node, fd, changes)
+        _truncate_open(node, fd, changes, by_name=by_name)
     finally:
         os.close(fd)
 
 
-def _truncate_open(node: Node, fd: int, changes: Changes) -> None:
+def _truncate_open(node: Node, fd: int, changes: Changes, *, by_name: bool) -> None:
+    """Cut the open file *fd*; *by_name* as truncate(2), which may leave the times alone where it changes nothing."""
     if changes.kill_priv and isinstance(node, File):
         drop_set_id(node, fd)
-    os.ftruncate(fd, changes.size or 0)
+    os.truncate(at.itself(fd) if by_name else fd, changes.size or 0)
 
 
 def drop_set_id(node: File, fd: int) -> None:
