@@ -25,6 +25,8 @@ _NOREPLACE: Final = 1
 _EXCHANGE: Final = 2
 _RENAME_FLAGS: Final = 7
 _XATTR_NAME_MAX: Final = 255
+_KEEP_SIZE: Final = 1
+_PUNCH_HOLE: Final = 2
 _MKDIR_MODES: Final = 0o1777
 """What is left of mkdir's mode when a filesystem sees it. Source: vfs_mkdir() in Linux fs/namei.c."""
 
@@ -327,6 +329,8 @@ class InProcess:
         self._union.setattr(self._open[label].nodeid, Changes(mode=mode))
 
     def fallocate(self, label: str, mode: int, offset: int, length: int) -> None:
+        if mode & _PUNCH_HOLE and not mode & _KEEP_SIZE:  # asked before the file is looked at, see vfs_fallocate()
+            raise failure(errno.EOPNOTSUPP)
         self._may(label, os.O_WRONLY, errno.EBADF)
         self._union.fallocate(self._open[label].fh, mode, offset, length)
 
