@@ -174,7 +174,7 @@ DATA: Final = [
     ),
     Case(
         "32 truncate to the size that it has",
-        [{"f": "12345", "empty": ""}],
+        [{"f": "12345", "empty": "", "long": "123456789"}],
         [
             ("truncate", "f", 5),
             ("utime", "f", PAST, PAST + 1),
@@ -184,6 +184,7 @@ DATA: Final = [
             ("chmod", "empty", 0o600),
             ("utime", "empty", PAST, PAST + 1),
             ("truncate", "empty", 0),
+            ("truncate", "long", 3),
             ("open", "h", "empty", os.O_WRONLY | os.O_TRUNC),
         ],
         features=BOTH_WAYS,
