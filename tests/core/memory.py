@@ -72,6 +72,7 @@ class Memory:
         self._open: list[Node] = []
         for module, name in ((layer_module, "at"), (layer_module, "xattr"), (lookup_module, "xattr")):
             monkeypatch.setattr(module, name, self)
+        monkeypatch.setattr(Place, "close", lambda _: None)  # the numbers are no descriptors of this process
 
     def stack(self, *trees: Literal, data: tuple[Literal, ...] = (), **rules: bool) -> tuple[list[Place], Rules]:
         """Return the roots of layers, top first, the first of them writable, and the rules over them."""

@@ -77,7 +77,7 @@ def test_a_redirect_that_a_union_could_have_written(value: bytes) -> None:
 @pytest.mark.parametrize(
     "value",
     [b"", b"/", b"//", b"/a/", b"//a", b"/a//b", b".", b"..", b"/..", b"/a/../b", b"/.", b"a/b", b"../x", b"n" * 256,
-     b"a\0", b"/a\0b"],
+     b"a\0", b"/a\0b", b"/" + b"a/" * ondisk.PATH_MAX + b"a"],
 )  # fmt: skip
 def test_a_redirect_that_none_wrote(value: bytes) -> None:
     with pytest.raises(BadMark):
@@ -92,7 +92,24 @@ def test_a_link_count_is_read_as_it_was_written(union: int, real: int, of_upper:
     assert ondisk.decode_nlink(mark, upper, lower) == union
 
 
-@pytest.mark.parametrize("mark", [b"", b"U", b"U1", b"X+1", b"U+", b"U+x", b"U+1 ", b"U-5", b"L-5", b"U--1", b"\0"])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        b"",
+        b"U",
+        b"U1",
+        b"X+1",
+        b"U+",
+        b"U+x",
+        b"U+1 ",
+        b"U-5",
+        b"L-5",
+        b"U--1",
+        b"\0",
+        b"U+" + b"9" * 5000,
+        b"L+4294967296",
+    ],
+)
 def test_a_link_count_that_makes_no_sense_is_none(mark: bytes) -> None:
     assert ondisk.decode_nlink(mark, upper=5, lower=5) is None
 

@@ -102,6 +102,7 @@ def _attach_index(state: State, file: File, found: Found) -> None:
     entry = index.entry_for(found.origin or b"") if file.is_upper else index.find(found.place, found.real)
     if entry is None:
         return
+    index.require_type(entry, found.st)
     if not file.is_upper:
         index.attach(file, entry, found.st.st_nlink)
         file.has_lower_names = True

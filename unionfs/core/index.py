@@ -12,13 +12,14 @@ Source: Linux fs/overlayfs/{namei,util,copy_up}.c: ovl_get_index_name(), ovl_nli
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable
 from typing import final
 
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
 from unionfs.core.nodes import File
-from unionfs.errors import StaleLayer
+from unionfs.errors import BadMark, StaleLayer
 from unionfs.linux import at, handles, xattr
 
 __all__ = ["Index", "origin_mark"]
@@ -94,6 +95,15 @@ class Index:
         """Return the entry of a copied-up file with this origin mark, or None if it is not indexed."""
         entry = origin.hex().encode()
         return entry if origin and self.place.find(entry) is not None else None
+
+    def require_type(self, entry: bytes, st: os.stat_result) -> None:
+        """Check that the *entry* is of the type of the file with attributes *st* that it stands for.
+
+        Raises:
+            BadMark: it is not, so somebody else has put it there.
+        """
+        if stat.S_IFMT(self.place.lstat(entry).st_mode) != stat.S_IFMT(st.st_mode):
+            raise BadMark("an index entry of another type than its file")
 
     def lacks_data(self, entry: bytes) -> bool:
         """Tell whether only the attributes of the file were copied up."""

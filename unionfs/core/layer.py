@@ -240,7 +240,7 @@ class Place:
             self.opaque = value == ondisk.OPAQUE or ondisk.FOREIGN_OPAQUE in names
             self.xwhiteouts = value == ondisk.XWHITEOUTS
             self.impure = marks.impure in names
-            if marks.redirect in names:
+            if marks.redirect in names and self.parent is not None:  # the root of a layer is the root of the union
                 self.redirect = self._read_redirect(fd)
         if not self.opaque and at.exists(fd, ondisk.OPAQUE_FILE):
             self.opaque = True

@@ -17,15 +17,16 @@ found below, so it costs nothing where a name is in the top layer or nowhere.
 Source: Linux fs/overlayfs/namei.c, ovl_lookup() and ovl_lookup_single(), rules in the same order.
 """
 
+import itertools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
-from unionfs.errors import BadMark, RefusedMark
+from unionfs.errors import BadMark, BadRedirect, RefusedMark
 from unionfs.linux import xattr
 
 __all__ = ["Found", "Rules", "is_shown", "search"]
@@ -90,18 +91,17 @@ def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:
             return None
         if place.layer.index >= rules.bottom and not rules.metacopy:
             return Found(st, (), place, name)
-        return _file(place, name, st, [(below, name) for below in places[at + 1 :]], rules)
+        return _file(place, name, st, iter(places[at + 1 :]), rules)
     return None
 
 
 def _merge(places: Sequence[Place], at: int, name: bytes, top: os.stat_result, rules: Rules) -> Found | None:
     """Return the directory *name*, whose topmost part, with attributes *top*, is in ``places[at]``."""
     asked = [(above, name) for above in places[:at]]
-    queue = [(place, name) for place in places[at:]]
+    queue, real = iter(places[at:]), name
     dirs: list[Place] = []
     refused = False
-    while queue:
-        place, real = queue.pop(0)
+    while (place := next(queue, None)) is not None:
         st = place.find(real) if dirs else top
         if st is not None:
             if _is_deleted(asked, place, real, st) or st.st_mode & _S_IFMT != _S_IFDIR:
@@ -116,7 +116,8 @@ def _merge(places: Sequence[Place], at: int, name: bytes, top: os.stat_result, r
             if hit.opaque:
                 break
             if hit.redirect:
-                queue, asked = _redirected(hit, queue, rules), []  # a ``.wh.`` file above meant another name
+                asked = []  # a ``.wh.`` file above meant another name
+                queue, real = _redirected(hit, queue, rules)
                 refused = not rules.follow_redirects
                 continue
         asked.append((place, real))
@@ -130,22 +131,22 @@ def _is_deleted(asked: list[tuple[Place, bytes]], place: Place, real: bytes, st:
     return any(earlier.deletes_below(above) for earlier, above in asked)
 
 
-def _redirected(hit: Place, queue: list[tuple[Place, bytes]], rules: Rules) -> list[tuple[Place, bytes]]:
-    """Return where to go on after *hit*, which has a redirect."""
+def _redirected(hit: Place, queue: Iterator[Place], rules: Rules) -> tuple[Iterator[Place], bytes]:
+    """Return where to go on after *hit*, which has a redirect, and the name to ask for there."""
     redirect = hit.redirect or b""
     if not redirect.startswith(b"/"):
-        return [(place, redirect) for place, _ in queue]
-    below = (layer for layer in rules.layers if layer.index > hit.layer.index)
-    return _walk_down(list(below), redirect[1:].split(b"/"))
+        return queue, redirect
+    parts = redirect[1:].split(b"/")
+    return _walk_down([layer for layer in rules.layers if layer.index > hit.layer.index], parts), parts[-1]
 
 
-def _walk_down(layers: Sequence[Layer], parts: list[bytes]) -> list[tuple[Place, bytes]]:
-    """Return, for each of *layers* that has it, the real directory that holds the last of *parts*.
+def _walk_down(layers: Sequence[Layer], parts: list[bytes]) -> Iterator[Place]:
+    """Yield, for each of *layers* that has it, the real directory that holds the last of *parts*.
 
     The layers are walked one by one, because each may have moved an ancestor in turn: then those
-    below it are asked for the path that it names.
+    below it are asked for the path that it names. A layer is walked when it is asked for and not before,
+    so that redirects in many layers cost no more than as many walks; and of a walk one directory stays open.
     """
-    places: list[tuple[Place, bytes]] = []
     for layer in layers:
         place = layer.root
         goes_on = True
@@ -154,12 +155,14 @@ def _walk_down(layers: Sequence[Layer], parts: list[bytes]) -> list[tuple[Place,
             goes_on = goes_on and goes_on_here
             if child is None:
                 break
+            child.fd()
+            if place is not layer.root:
+                place.close()
             place = child
         else:
-            places.append((place, parts[-1]))
+            yield place
         if not goes_on:
             break
-    return places
 
 
 def _step(place: Place, parts: list[bytes], left: int, *, is_lowest: bool) -> tuple[Place | None, bool, list[bytes]]:
@@ -180,10 +183,12 @@ def _step(place: Place, parts: list[bytes], left: int, *, is_lowest: bool) -> tu
     if child.redirect:
         above = [] if child.redirect.startswith(b"/") else parts[:here]
         parts = [*above, *child.redirect.strip(b"/").split(b"/"), *parts[here + 1 :]]
+        if len(parts) > ondisk.PATH_MAX // 2:
+            raise BadRedirect("redirects that add up to more than any path has")
     return child, not child.opaque, parts
 
 
-def _file(place: Place, real: bytes, st: os.stat_result, below: list[tuple[Place, bytes]], rules: Rules) -> Found:
+def _file(place: Place, real: bytes, st: os.stat_result, below: Iterator[Place], rules: Rules) -> Found:
     found = Found(st, (), place, real)
     if not (rules.metacopy or (place.layer.writable and place.impure)):
         return found
@@ -200,7 +205,7 @@ def _file(place: Place, real: bytes, st: os.stat_result, below: list[tuple[Place
 
 
 def _find_data(
-    place: Place, real: bytes, has_redirect: bool, below: list[tuple[Place, bytes]], rules: Rules
+    place: Place, real: bytes, has_redirect: bool, below: Iterator[Place], rules: Rules
 ) -> tuple[Place, bytes]:
     """Return the file below that has the data of the metacopy file *real*.
 
@@ -209,11 +214,11 @@ def _find_data(
     """
     while True:
         if has_redirect and rules.follow_redirects:
-            below = _data_redirect(place, real, below, rules)
-        step = _next_file(below)
-        if step is None:
+            below, real = _data_redirect(place, real, below, rules)
+        found = _next_file(below, real)
+        if found is None:
             raise BadMark("metacopy: the data are in no layer below")
-        place, real, below = step
+        place = found
         if place.layer in rules.data_layers:
             return place, real  # for what data are taken from, marks mean nothing
         names = xattr.names(place.target(real))
@@ -223,28 +228,25 @@ def _find_data(
         has_redirect = marks.redirect in names
 
 
-def _data_redirect(
-    place: Place, real: bytes, below: list[tuple[Place, bytes]], rules: Rules
-) -> list[tuple[Place, bytes]]:
+def _data_redirect(place: Place, real: bytes, below: Iterator[Place], rules: Rules) -> tuple[Iterator[Place], bytes]:
     value = xattr.get(place.target(real), place.layer.xattrs.redirect)
     if value is None:
-        return below
+        return below, real
     redirect = ondisk.check_redirect(value)
     if not redirect.startswith(b"/"):
-        return [(other, redirect) for other, _ in below]
+        return below, redirect
     parts = redirect[1:].split(b"/")
     named = [layer for layer in rules.layers if layer.index > place.layer.index]
-    return [*_walk_down(named, parts), *(spot for layer in rules.data_layers for spot in _walk_down([layer], parts))]
+    walks = (_walk_down([layer], parts) for layer in rules.data_layers)
+    return itertools.chain(_walk_down(named, parts), *walks), parts[-1]
 
 
-def _next_file(below: list[tuple[Place, bytes]]) -> tuple[Place, bytes, list[tuple[Place, bytes]]] | None:
-    for at, (place, real) in enumerate(below):
+def _next_file(below: Iterator[Place], real: bytes) -> Place | None:
+    """Return the next of *below* that has the file *real*; None if something else hides it, or none has."""
+    for place in below:
         st = place.find(real)
-        if st is None:
-            continue
-        if not stat.S_ISREG(st.st_mode) or place.is_whiteout(real, st):
-            return None
-        return place, real, below[at + 1 :]
+        if st is not None:
+            return place if stat.S_ISREG(st.st_mode) and not place.is_whiteout(real, st) else None
     return None
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "OPAQUE",
     "OPAQUE_FILE",
     "OVERRIDES",
+    "PATH_MAX",
     "REDIRECT_MAX",
     "TRUSTED",
     "USER",
@@ -73,6 +74,9 @@ REDIRECT_MAX: Final = 256
 
 Source: redirect_max, fs/overlayfs/dir.c.
 """
+
+PATH_MAX: Final = 4096
+"""Bytes of the longest path, and so of the longest redirect that is read: long ones in every layer would add up."""
 
 _ORIGIN: Final = struct.Struct("<BBBBB16s")
 _ORIGIN_MAGIC: Final = 0xFB
@@ -189,7 +193,7 @@ def check_redirect(value: bytes) -> bytes:
     A redirect is one name (of the same parent directory) or a path from the union's root.
 
     Raises:
-        BadRedirect: it has empty, ``.`` or ``..`` components, or is a relative path.
+        BadRedirect: it has empty, ``.`` or ``..`` components, is a relative path, or longer than any path.
 
     >>> check_redirect(b"/a/b")
     b'/a/b'
@@ -198,6 +202,8 @@ def check_redirect(value: bytes) -> bytes:
     ...
     unionfs.errors.BadRedirect: [Errno 22] Invalid argument: redirect b'../etc'
     """
+    if len(value) > PATH_MAX:
+        raise BadRedirect(f"redirect of {len(value)} bytes")
     parts = value[1:].split(b"/") if value.startswith(b"/") else [value]
     if b"\0" in value or any(part in {b"", b".", b".."} or b"/" in part or len(part) > 255 for part in parts):
         raise BadRedirect(f"redirect {value!r}")
@@ -262,10 +268,15 @@ def decode_nlink(value: bytes, upper: int, lower: int) -> int | None:
     >>> decode_nlink(b"U+1", upper=2, lower=5), decode_nlink(b"L-1", upper=2, lower=5)
     (3, 4)
     """
-    if value[:1] not in {b"U", b"L"} or value[1:2] not in {b"+", b"-"} or not value[2:].isdigit():
+    if not _NLINK.fullmatch(value):
         return None
     count = (upper if value[:1] == b"U" else lower) + int(value[1:])
-    return count if count > 0 else None
+    return count if 0 < count <= _MAX_LINKS else None
+
+
+_NLINK: Final = re.compile(rb"[UL][+-]\d{1,10}")
+_MAX_LINKS: Final = 2**31 - 1
+"""More than any filesystem allows, and as many as every caller of stat(2) can be told."""
 
 
 class Override(NamedTuple):

@@ -20,9 +20,9 @@ from unionfs.core.layer import Descriptors, Layer, Place
 from unionfs.core.lookup import Rules
 from unionfs.core.nodes import Dir, NodeTable
 from unionfs.core.state import State
-from unionfs.core.upper import Upper, empty_directory, remove_tree
+from unionfs.core.upper import Upper
 from unionfs.errors import LayerInUse, StackError, StaleLayer
-from unionfs.linux import at, fileops, flock, handles, ids, xattr
+from unionfs.linux import at, fileops, flock, handles, ids, remove, xattr
 
 __all__ = ["close_stack", "open_stack"]
 
@@ -95,7 +95,7 @@ def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: con
         raise StackError(f"workdir: {path} cannot be written: {exc.strerror}") from None
     undo.callback(_close_quietly, work)
     if not config.read_only:
-        _clean_work(work)
+        _clean_work(work, path)
     return base, work
 
 
@@ -130,9 +130,14 @@ def _check_volatile(base: int, work: Path, upper: Path) -> None:
         )
 
 
-def _clean_work(work: int) -> None:
+def _clean_work(work: int, path: Path) -> None:
     """Empty the work directory: what is in it was never published. New objects must not inherit an ACL there."""
-    empty_directory(work)
+    try:
+        remove.empty(work)
+    except OSError as exc:
+        raise StackError(
+            f"workdir: {path}/work cannot be emptied: {exc.strerror}; try: another directory, or remove it"
+        ) from None
     with contextlib.suppress(OSError):
         xattr.remove(work, xattr.DEFAULT_ACL)
 
@@ -226,10 +231,14 @@ def _mark_owners(layer: Layer, kept: owners.Owners) -> None:
 
 def _open_index(state: State, base_fd: int) -> Index:
     """Open ``workdir/index`` and check that it belongs to these layers."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(b"index", 0o700, dir_fd=base_fd)
     upper = state.layers[0]
-    index = Index(upper, Place.at_root(upper, at.open_directory(base_fd, b"index"), state.descriptors))
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(b"index", 0o700, dir_fd=base_fd)
+        fd = at.open_directory(base_fd, b"index")
+    except OSError as exc:
+        raise StackError(f"workdir: {state.config.work}/index cannot be used: {exc.strerror}") from None
+    index = Index(upper, Place.at_root(upper, fd, state.descriptors))
     try:
         index.verify(upper.root, state.layers[1].root)
     except StaleLayer as exc:
@@ -274,7 +283,7 @@ def close_stack(state: State) -> None:
             if state.config.volatile:
                 _leave_volatile(state.upper)
             with contextlib.suppress(OSError):
-                empty_directory(state.upper.work_fd)
+                remove.empty(state.upper.work_fd)
         if state.upper.index is not None:
             os.close(state.upper.index.place.fd())
         state.upper.restore_umask()
@@ -290,4 +299,4 @@ def _leave_volatile(upper: Upper) -> None:
     """Write everything through, then take the marker away: the upper is as good as any other now."""
     fileops.syncfs(upper.work_fd)
     with contextlib.suppress(FileNotFoundError):  # container engines remove it while we are still at this
-        remove_tree(upper.work_fd, _VOLATILE[0], is_dir=True)
+        remove.remove(upper.work_fd, _VOLATILE[0])

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Final, final
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
 from unionfs.linux import at, fileops, xattr
+from unionfs.linux.remove import remove
 
 if TYPE_CHECKING:
     from unionfs.core.index import Index
 
-__all__ = ["Upper", "despite_flags", "empty_directory", "remove_tree", "with_access"]
+__all__ = ["Upper", "despite_flags", "with_access"]
 
 _MARK_REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM})
 
@@ -93,9 +94,7 @@ class Upper:
         What cannot be removed now is no failure of what it was made for, and goes with the next mount.
         """
         with contextlib.suppress(OSError):
-            st = at.find(self.work_fd, temp)
-            if st is not None:
-                remove_tree(self.work_fd, temp, is_dir=stat.S_ISDIR(st.st_mode))
+            remove(self.work_fd, temp)
 
     def use_umask(self, umask: int) -> None:
         """Let the kernel apply *umask*, which it leaves out where the directory has a default ACL."""
@@ -301,26 +300,3 @@ def restore_times(dirfd: int, before: os.stat_result) -> None:
     times = (before.st_atime_ns, before.st_mtime_ns)
     with contextlib.suppress(OSError):
         despite_flags(dirfd, lambda: at.set_times(dirfd, times))
-
-
-def remove_tree(dirfd: int, name: bytes, *, is_dir: bool) -> None:
-    """Remove *name*, with everything in it if it is a directory. Never follows a symlink."""
-    if not is_dir:
-        os.unlink(name, dir_fd=dirfd)
-        return
-    with_access(lambda: _empty(dirfd, name), (dirfd, name))
-    os.rmdir(name, dir_fd=dirfd)
-
-
-def _empty(dirfd: int, name: bytes) -> None:
-    fd = at.open_directory(dirfd, name)
-    try:
-        empty_directory(fd)
-    finally:
-        os.close(fd)
-
-
-def empty_directory(fd: int) -> None:
-    """Remove everything in the open directory *fd*."""
-    for entry in list(at.scan(fd)):
-        remove_tree(fd, os.fsencode(entry.name), is_dir=entry.is_dir(follow_symlinks=False))

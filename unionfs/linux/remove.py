@@ -11,7 +11,7 @@ import stat
 
 from unionfs.linux import at
 
-__all__ = ["remove"]
+__all__ = ["empty", "remove"]
 
 
 def remove(dirfd: int, name: bytes) -> None:
@@ -21,9 +21,15 @@ def remove(dirfd: int, name: bytes) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno not in {errno.EISDIR, errno.EPERM}:
+        if error.errno not in {errno.EISDIR, errno.EPERM} or not stat.S_ISDIR(at.lstat(dirfd, name).st_mode):
             raise
         _remove_directory(dirfd, name)
+
+
+def empty(dirfd: int) -> None:
+    """Remove everything in the open directory *dirfd*."""
+    for entry in list(at.scan(dirfd)):
+        remove(dirfd, os.fsencode(entry.name))
 
 
 def _remove_directory(dirfd: int, name: bytes) -> None:
@@ -43,7 +49,7 @@ def _remove_directory(dirfd: int, name: bytes) -> None:
 
 
 def _open(dirfd: int, name: bytes) -> int:
-    if os.geteuid() != 0 and stat.S_ISDIR(at.lstat(dirfd, name).st_mode):
+    if os.geteuid() != 0:
         os.chmod(name, 0o700, dir_fd=dirfd)
     return at.open_directory(dirfd, name)
 
