@@ -39,11 +39,14 @@ class Store:
             "PATH": os.environ["PATH"],
         }
 
-    def __call__(self, *argv: str | Path, status: int = 0) -> str:
-        done = subprocess.run(
+    def run(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "unionfs", *map(str, argv)],
             env=self.environment, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
+
+    def __call__(self, *argv: str | Path, status: int = 0) -> str:
+        done = self.run(*argv)
         assert done.returncode == status, done.stderr
         return done.stdout if not status else done.stderr
 

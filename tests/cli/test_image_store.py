@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_load_onto_a_full_disk_leaves_nothing_and_succeeds_with_room(unionfs: 
     unionfs.root.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", unionfs.root], check=True)
     told = unionfs("load", "-q", "-i", path, status=1)
-    assert "No space left on device" in told
+    assert "No space left on device; " in told
     assert told.startswith("unionfs: error: ")
     assert told.count("\n") == 1
     subprocess.run(["mount", "-o", "remount,size=32m", unionfs.root], check=True)
@@ -53,6 +54,37 @@ def test_a_load_onto_a_full_disk_leaves_nothing_and_succeeds_with_room(unionfs: 
     unionfs("load", "-q", "-i", path)
     assert unionfs("cat", "app:1:/var/new") == "new"
     unionfs("check")
+
+
+@contextmanager
+def disk(place: Path, size: str) -> Iterator[None]:
+    """Have a disk of that size on *place*."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_an_import_onto_a_disk_of_any_size_leaves_nothing_staged(unionfs: Store) -> None:
+    """Whatever does not fit, down to the index of the layer and the transaction at the end."""
+    path = unionfs.directory / "root.tar"
+    path.write_bytes(archive_of(directory("."), file("big", os.urandom(100_000))))
+    unionfs.root.mkdir()
+    sizes, failed = range(60, 420, 40), 0
+    for size in sizes:
+        with disk(unionfs.root, f"{size}k"):
+            done = unionfs.run("import", path, "app:1")
+            failed += done.returncode
+            if done.returncode:
+                assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+                assert "No space left on device; " in done.stderr
+            subprocess.run(["mount", "-o", "remount,size=32m", unionfs.root], check=True)
+            staging = unionfs.root / "staging"
+            assert not staging.exists() or os.listdir(staging) == []
+            unionfs("import", path, "app:1")
+            unionfs("check")
+    assert 0 < failed < len(sizes)
 
 
 MANY = """

@@ -143,6 +143,39 @@ def test_a_push_killed_at_every_request_changes_nothing_here_and_no_tag_there(
 
 
 @pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """Return the root of a store on a disk of its own, which is as large as a remount says."""
+    root = tmp_path / "small"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", root], check=True)
+    yield root
+    subprocess.run(["umount", root], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("room", [0.05, 0.3, 1.05, 1.5, 1.9])
+def test_a_pull_onto_a_full_disk_leaves_no_image_and_succeeds_with_room(
+    server: Hostile, made: Made, full: Path, room: float
+) -> None:
+    """Room for so many times the blobs: for not even the database, a part of a blob, all blobs, a part of a layer."""
+    size, name = int(room * sum(blob.size for blob in made.blobs)), f"{server.host}/app:v1"
+    subprocess.run(["mount", "-o", f"remount,size={size}", full], check=True)
+    pull = started(full, "pull", name)
+    out, err = pull.communicate(timeout=60)
+    assert (pull.returncode, out) == (1, ""), err
+    assert err.startswith("unionfs: error: ")
+    assert "No space left on device; " in err
+    assert err.count("\n") == 1
+    subprocess.run(["mount", "-o", "remount,size=32m", full], check=True)
+    assert Images(full).all() == []
+    assert os.listdir(full / "staging") == []
+    assert all(problem.harmless for problem in check(Images(full))), "what has arrived is kept for the next pull"
+    again = started(full, "pull", "-q", name)
+    assert (again.communicate(timeout=60), again.returncode) == ((f"{name}\n", ""), 0)
+    assert check(Images(full)) == []
+
+
+@pytest.fixture
 def in_memory() -> Iterator[Path]:
     """Return a directory that costs no waiting for a disk, where there is one."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as path:  # noqa: S108  a fresh directory in it

@@ -1,6 +1,7 @@
 """Exit statuses, and which error leads to which. The README lists them."""
 
 import enum
+import errno
 from typing import Final
 
 from unionfs.errors import ConfigError, ImageError, MalformedName, NoSuchImage, NoSuchPath, UnionFSError
@@ -34,6 +35,9 @@ REPORTED: Final[dict[type[Exception], Exit]] = {
 """Errors shown as one line; the first match counts. Any other error is a bug: a traceback."""
 
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
 def status_of(exc: Exception) -> Exit | None:
     """Return the status for an error, or None for a bug."""
     return next((status for kind, status in REPORTED.items() if isinstance(exc, kind)), None)
@@ -59,4 +63,6 @@ def one_line(exc: Exception) -> str:
     if isinstance(exc, OSError) and not isinstance(exc, UnionFSError) and exc.strerror:
         name = exc.filename.decode("utf-8", "replace") if isinstance(exc.filename, bytes) else exc.filename
         text = f"{name}: {exc.strerror}" if name else exc.strerror
+        if exc.errno in _FULL and "; try: " not in text:
+            text += "; make room and try again"
     return text.replace("\n", "\\n")

@@ -10,6 +10,8 @@ A database that is missing, or empty, is made: but not where a store has been us
 lost, and to begin anew would make garbage of all that it knew. `rebuild` finds that again.
 """
 
+import errno
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -133,7 +135,16 @@ class Database:
                 raise NoSuchImage("the image was removed meanwhile by another command; try again") from error
             raise  # an answer to the statement, not about the file
         except sqlite3.DatabaseError as error:
+            if self._is_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
             raise ImageError(f"{self.path}: {error}; try: unionfs check --repair") from error
+
+    def _is_full(self, error: sqlite3.DatabaseError) -> bool:
+        """Tell whether it is the disk that is full; SQLite says so of a write, and "I/O error" of all else."""
+        code = error.sqlite_errorcode & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return True
+        return code == sqlite3.SQLITE_IOERR and os.statvfs(self.path.parent).f_bavail == 0
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()

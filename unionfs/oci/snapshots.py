@@ -179,6 +179,7 @@ class Snapshots:
             yield staged
         finally:
             remove_path(staged)
+            remove_path(_index_of(staged))
 
     def _fill(
         self, staged: Path, blob: Descriptor, below: tuple[Digest, ...], expected: Digest | None
@@ -201,11 +202,10 @@ class Snapshots:
     def _publish(self, layer: LayerOf, below: Sequence[Digest], staged: Path, made: Unpacked, *, by_user: bool) -> None:
         target, index = self.path(layer.chain_id), self.root / "indexes" / layer.chain_id.hex
         remove_path(target)  # left by somebody who died before the database knew
-        staged_index = staged.with_name(staged.name + ".index")
-        with staged_index.open("xb") as file:
+        with _index_of(staged).open("xb") as file:
             file.write(msgspec.msgpack.encode(made.entries))
             fileops.syncfs(file.fileno())  # one for all the layer's files: after a power cut, a known layer is whole
-        staged_index.rename(index)
+        _index_of(staged).rename(index)
         staged.rename(target)
         sync_directory(target.parent)
         self._record(layer, below, made.entries, by_user=by_user)
@@ -258,6 +258,10 @@ def _opened(path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _index_of(staged: Path) -> Path:
+    return staged.with_name(staged.name + ".index")
 
 
 def remove_path(path: Path) -> None:

@@ -69,7 +69,10 @@ class BlobWriter:
         """
         if self._size is not None and self.offset + len(data) > self._size:
             raise SizeMismatch(self._expected or "the content", self._size, self.offset + len(data))
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
         self._hasher.update(data)
         self.offset += len(data)
         return len(data)
