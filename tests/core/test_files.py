@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from tests.core.conftest import Stacks
-from tests.core.stacks import ME, PAST
+from tests.core.stacks import ME, PAST, Stack
 from unionfs.core.request import NOW, Changes
 
 # readers
@@ -249,3 +249,42 @@ def test_reading_a_lower_file_leaves_its_access_time_alone(stack: Stacks) -> Non
     assert s.content(s.open("f")) == b"data"
     s.write("f", b"D")
     assert lower.stat().st_atime_ns == PAST
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def reopened(s: Stack, path: str) -> int:
+    """Open a file for reading whose data the caller may have."""
+    return s.opened(s.union.open(s.id(path), os.O_RDONLY, again=True))
+
+
+def test_a_lower_file_that_was_opened_before_is_opened_when_it_is_read(stack: Stacks) -> None:
+    s = stack({"f": "lower"})
+    s.read("f")
+    before = descriptors()
+    fh = reopened(s, "f")
+    assert descriptors() == before
+    assert s.content(fh) == b"lower"
+    assert descriptors() == before + 1
+    s.close(fh)
+    s.close(reopened(s, "f"))
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("change", ["write", "unlink", "rename", "unlink and write"])
+def test_whoever_has_not_read_yet_reads_what_is_there_then(stack: Stacks, change: str) -> None:
+    s = stack({"d": {"f": "lower"}})
+    s.read("d/f")
+    nodeid, fh = s.id("d/f"), reopened(s, "d/f")
+    if change == "write":
+        s.write("d/f", b"UPPER")
+    elif change == "rename":
+        s.rename("d", "e")
+    else:
+        s.unlink("d/f")
+    if change == "unlink and write":
+        s.union.write(s.opened(s.union.open(nodeid, os.O_RDWR)), b"UP", 0)
+    assert s.content(fh) == {"write": b"UPPER", "unlink and write": b"UPwer"}.get(change, b"lower")
+    s.close(fh)

@@ -277,9 +277,7 @@ def _swap(state: State, node: File, reopen: Callable[[int], int]) -> None:
         state.on_copy_up(node)
     for opened in node.opens:
         if not opened.writable_layer:
-            fd = reopen(opened.real_flags)
-            os.close(opened.fd)
-            opened.fd = fd
+            opened.replace(reopen(opened.real_flags))
             opened.writable_layer = True
 
 

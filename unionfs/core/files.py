@@ -30,15 +30,18 @@ _KEPT: Final = os.O_SYNC | os.O_DSYNC
 """Of the caller's flags, those that also matter for the real file. O_APPEND does not: the kernel gives offsets."""
 
 
+_UNREAD: Final = -1
+
+
 @final
 class OpenFile:
     """One open file of the union. `fd` may be replaced by a copy-up, so it is never kept elsewhere."""
 
-    __slots__ = ("fd", "flags", "handle", "node", "real_flags", "writable_layer")
+    __slots__ = ("_fd", "flags", "handle", "node", "real_flags", "writable_layer")
 
     def __init__(self, node: File, fd: int, flags: int, real_flags: int) -> None:
         self.node = node
-        self.fd = fd
+        self._fd = fd
         self.flags = flags
         """What the caller asked for."""
         self.real_flags = real_flags
@@ -46,6 +49,23 @@ class OpenFile:
         self.writable_layer = node.place.layer.writable and node.data is None
         """True if `fd` is a file of the upper layer."""
         self.handle = Handle(0)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the real file; a lower file that was opened before is opened by the first who asks."""
+        if self._fd < 0:
+            place, name = self.node.data or (self.node.place, self.node.real)
+            self._fd = at.open_unnoticed(place.fd(), name)
+        return self._fd
+
+    def replace(self, fd: int) -> None:
+        """Have *fd* instead, from now on."""
+        self.close()
+        self._fd = fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 @final
@@ -79,11 +99,16 @@ class FileTable:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
 
-def open_file(state: State, node: File, flags: int) -> Handle:
-    """Open *node*; for writing it is copied up first, without its data if they are to be truncated."""
+def open_file(state: State, node: File, flags: int, *, again: bool) -> Handle:
+    """Open *node*; for writing it is copied up first, without its data if they are to be truncated.
+
+    *again*: it was opened before and its data may be in somebody's cache, so a lower file is opened for nobody yet.
+    """
     if flags & _ACCESS == os.O_RDONLY and not flags & os.O_TRUNC:
         place, name = node.data or (node.place, node.real)
         kept = os.O_RDONLY
+        if again and not place.layer.writable:
+            return state.files.add(OpenFile(node, _UNREAD, flags, kept))
         if place.layer.writable or node.is_gone:
             fd = _descriptor(node, place.fd(), name, kept)
         else:
@@ -137,7 +162,7 @@ def release(state: State, fh: int) -> None:
     opened = state.files.files.pop(fh, None)
     if opened is None:
         return
-    os.close(opened.fd)
+    opened.close()
     node = opened.node
     if node.opens is not None:
         node.opens.remove(opened)

@@ -276,7 +276,7 @@ def _filesystem_type(fd: int) -> str:
 def close_stack(state: State) -> None:
     """Close everything; the upper layer may be mounted again afterwards. Leaves the work directory empty."""
     for opened in list(state.files.files.values()):
-        os.close(opened.fd)
+        opened.close()
     state.files.files.clear()
     if state.upper is not None:
         if not state.config.read_only:

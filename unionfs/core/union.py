@@ -176,9 +176,12 @@ class Union:
         """Make and open a regular file without a name (O_TMPFILE). Counts one lookup."""
         return dirops.tmpfile(self._state, self._nodes.directory(parent), mode, flags, caller)
 
-    def open(self, nodeid: int, flags: int) -> Handle:
-        """Open a regular file; for writing, it is copied up first (without its data for O_TRUNC)."""
-        return files.open_file(self._state, self._nodes.file(nodeid), flags)
+    def open(self, nodeid: int, flags: int, *, again: bool = False) -> Handle:
+        """Open a regular file; for writing, it is copied up first (without its data for O_TRUNC).
+
+        *again*: the caller has opened it before and may have what he read; a lower file is then opened when it is read.
+        """
+        return files.open_file(self._state, self._nodes.file(nodeid), flags, again=again)
 
     def file(self, fh: int) -> OpenFile:
         """Return what is behind a handle, for engines that hand the descriptor to the kernel."""

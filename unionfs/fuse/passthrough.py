@@ -97,6 +97,10 @@ class Cached:
         """Note that the kernel dropped the inode, and its pages with it."""
         self._stored.discard(nodeid)
 
+    def has_opened(self, nodeid: int) -> bool:
+        """Tell whether a lower file was opened since the kernel knows it, so that its pages may be in the cache."""
+        return nodeid in self._stored
+
     def drop_attributes(self, nodeid: int) -> None:
         """Have the kernel ask again for the attributes of *nodeid*."""
         self._notify(wire.notification(Notify.INVAL_INODE, wire.INVAL_INODE.pack(nodeid, -1, 0)))

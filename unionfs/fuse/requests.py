@@ -186,7 +186,7 @@ class Requests:
 
     def open(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         flags, kill = wire.OPEN.unpack_from(body)
-        fh = self._union.open(nodeid, flags)
+        fh = self._union.open(nodeid, flags, again=self._modes.has_opened(nodeid))
         if kill & OPEN_KILL_SUIDGID:
             self._union.setattr(nodeid, _KILL, fh)
         return wire.OPENED.pack(fh, *self._modes.opened(nodeid, fh, flags, head[4]))
