@@ -23,7 +23,7 @@ from unionfs.names import Handle
 if TYPE_CHECKING:
     from unionfs.core.readdir import OpenDirectory
 
-__all__ = ["FileTable", "OpenFile", "open_file"]
+__all__ = ["FileTable", "OpenFile", "fill", "may_go_on", "open_file"]
 
 _ACCESS: Final = os.O_ACCMODE
 _KEPT: Final = os.O_SYNC | os.O_DSYNC
@@ -31,6 +31,9 @@ _KEPT: Final = os.O_SYNC | os.O_DSYNC
 
 
 _UNREAD: Final = -1
+
+_PAGE: Final = 4096
+"""What is read without fault ends with one; the end of a file rarely does, and then it is asked for once more."""
 
 
 @final
@@ -141,6 +144,29 @@ def _reopen(node: File, flags: int) -> int:
     if not node.opens:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return os.open(b"/proc/self/fd/%d" % node.opens[0].fd, flags | os.O_CLOEXEC)
+
+
+def fill(fd: int, data: bytearray | memoryview, offset: int) -> int:
+    """Read into *data* from *offset*; return the bytes read, fewer than asked for only at the end of the file.
+
+    A read that meets a fault returns the pages before it, and the next one the error. Taken for the end of the
+    file, that would make the file shorter without a word.
+
+    Raises:
+        OSError: EIO, a part of what was asked for cannot be read.
+    """
+    done = os.preadv(fd, (data,), offset)
+    while may_go_on(done, len(data)):
+        more = os.preadv(fd, (memoryview(data)[done:],), offset + done)
+        if not more:
+            break
+        done += more
+    return done
+
+
+def may_go_on(done: int, size: int) -> bool:
+    """Tell whether a read of *size* bytes that returned *done* may have met a fault, and not the end of the file."""
+    return 0 < done < size and not done % _PAGE
 
 
 def write(state: State, fh: int, data: bytes | bytearray | memoryview, offset: int, *, kill_priv: bool = False) -> int:

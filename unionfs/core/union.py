@@ -189,7 +189,12 @@ class Union:
 
     def read(self, fh: int, size: int, offset: int) -> bytes:
         """Return up to *size* bytes from *offset*; fewer only at the end of the file."""
-        return os.pread(self._files[fh].fd, size, offset)
+        fd = self._files[fh].fd
+        data = os.pread(fd, size, offset)
+        if not files.may_go_on(len(data), size):
+            return data
+        rest = bytearray(size - len(data))
+        return data + bytes(rest[: files.fill(fd, rest, offset + len(data))])
 
     def write(self, fh: int, data: Buffer, offset: int, *, kill_priv: bool = False) -> int:
         """Write *data* at *offset*; with *kill_priv* the set-id bits go first. Returns the bytes written."""

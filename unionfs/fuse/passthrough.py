@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Final
 
 from unionfs.fuse import wire
 from unionfs.fuse.protocol import Notify, OpenReply
-from unionfs.linux import fusedev
+from unionfs.linux import capabilities, fusedev
 
 if TYPE_CHECKING:
     from unionfs.core.union import OpenFile, Union
@@ -114,7 +114,10 @@ class Cached:
         if file.writable_layer or nodeid in self._stored:
             return
         self._stored.add(nodeid)
-        data = os.pread(file.fd, STORE_LIMIT + 1, 0)
+        try:
+            data = os.pread(file.fd, STORE_LIMIT + 1, 0)
+        except OSError:  # a reader will be told
+            return
         if 0 < len(data) <= STORE_LIMIT:
             head = wire.notification(Notify.STORE, wire.STORE.pack(nodeid, 0, len(data)), len(data))
             self._notify(head, data)
@@ -162,7 +165,7 @@ class Passthrough(Cached):
             elif os.fstat(fd).st_mode & _SET_ID:
                 return None
             else:
-                with fusedev.without_fsetid():
+                with capabilities.without(capabilities.FSETID):
                     backing = fusedev.backing_open(self._device, fd)
         except OSError:  # a stacked or exotic file system below
             return None

@@ -26,6 +26,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from unionfs.core import files
 from unionfs.core.jobs import Job
 from unionfs.core.nodes import File, Node
 from unionfs.core.request import Caller, Changes
@@ -205,9 +206,12 @@ class Requests:
         return Span(fd, offset, size) if size >= SMALLEST else self.data(fd, offset, size)
 
     def data(self, fd: int, offset: int, size: int) -> memoryview:
-        """Read into a buffer that is good until the next call: a fresh one would be zeroed page by page."""
+        """Read into a buffer that is good until the next call: a fresh one would be zeroed page by page.
+
+        The kernel takes a short answer for the end of the file; see `files.fill`.
+        """
         data = self._data[:size]
-        return data[: os.preadv(fd, (data,), offset)]
+        return data[: files.fill(fd, data, offset)]
 
     def write(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         fh, offset, flags, data = wire.write_data(body)

@@ -34,7 +34,7 @@ from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import LayerInUse, MountError
 from unionfs.fuse import state
 from unionfs.fuse.engine import Engine, choose
-from unionfs.linux import at
+from unionfs.linux import at, capabilities
 from unionfs.linux.answers import answers
 from unionfs.linux.mount import is_mountpoint, mounts, resolved
 
@@ -83,9 +83,15 @@ class Session:
     def run(self, ready: Callable[[], None]) -> None:
         """Serve the mount until it ends; call *ready* once it answers requests.
 
+        As under the kernel's overlayfs nobody gets past a quota, or at reserved blocks, because root has mounted.
+
         Raises:
             UnionFSError: it could not be mounted; nothing is left.
         """
+        with capabilities.without(capabilities.SYS_RESOURCE):
+            self._run(ready)
+
+    def _run(self, ready: Callable[[], None]) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to count
         os.umask(0)  # modes come from whoever asks
         _make_room_for_files()
