@@ -99,9 +99,10 @@ def show(places: Sequence[Path], *, as_json: bool, stats: bool) -> Exit:
     """Print the mounts, or those on *places*; NOT_FOUND if one of these is none."""
     found = [mounted for place in places for mounted in find(place)] if places else find()
     missing = [place for place in places if not find(place)]
-    answer = answers([mounted.mountpoint for mounted in found], PATIENCE_S)
-    conditions = [mounted.condition(answer[mounted.mountpoint]) for mounted in found]
     asked = {mounted.mountpoint: statistics(mounted) for mounted in found} if stats else {}
+    silent = [mounted.mountpoint for mounted in found if not asked.get(mounted.mountpoint)]
+    answer = answers(silent, PATIENCE_S)  # not where the daemon has told its counts, which this would change
+    conditions = [mounted.condition(answer.get(mounted.mountpoint, 0)) for mounted in found]
     if as_json:
         values = [
             {**mounted.values(condition), **({"stats": asked[mounted.mountpoint]} if stats else {})}
