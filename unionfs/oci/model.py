@@ -100,6 +100,11 @@ class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True, kw_onl
     artifact_type: str | None = None
     platform: Platform | None = None
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a layer that stays where its owner has it, at ``urls``."""
+        return bool(self.urls) and any(mark in self.media_type for mark in ("nondistributable", "foreign"))
+
 
 class Index(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """A list of manifests, one for each platform (docker: manifest list)."""

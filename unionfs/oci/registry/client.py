@@ -155,13 +155,9 @@ class Client:
             SizeMismatch: the host announces another length.
         """
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        async with self._transport.ask(self._pull("GET", f"blobs/{digest}", **headers)) as response:
-            start = _start(response, offset)
-            announced = response.headers.get("content-length", "")
-            if announced.isdecimal() and start + int(announced) != size:
-                raise SizeMismatch(str(digest), size, start + int(announced))
-            async with raw(response) as chunks:
-                yield Incoming(start, chunks)
+        ask = self._pull("GET", f"blobs/{digest}", **headers)
+        async with open_blob(self._transport, ask, digest, size, offset) as incoming:
+            yield incoming
 
     async def start_upload(self, mount: Digest | None = None, source: str | None = None) -> Upload | None:
         """Begin an upload; None if the host took *mount* over from its repository *source*."""
@@ -263,6 +259,18 @@ class Client:
         with trio.move_on_after(DOCUMENT_SECONDS):
             return await document(response, MAX_MANIFEST, str(self._transport.endpoint))
         raise NotNow(f"{self._transport.endpoint}: the manifest did not arrive in {DOCUMENT_SECONDS} s")
+
+
+@asynccontextmanager
+async def open_blob(transport: Transport, ask: Ask, digest: Digest, size: int, offset: int) -> AsyncIterator[Incoming]:
+    """Send *ask*, which asks for a blob from *offset* on; see `Client.blob`."""
+    async with transport.ask(ask) as response:
+        start = _start(response, offset)
+        announced = response.headers.get("content-length", "")
+        if announced.isdecimal() and start + int(announced) != size:
+            raise SizeMismatch(str(digest), size, start + int(announced))
+        async with raw(response) as chunks:
+            yield Incoming(start, chunks)
 
 
 async def ping(endpoint: Endpoint, config: DockerConfig) -> None:

@@ -14,16 +14,16 @@ in a thread could not be cancelled; whoever comes second finds the blob in the s
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from unionfs.linux.flock import Lock
-from unionfs.oci.digest import CHUNK, DigestMismatch
+from unionfs.oci.digest import CHUNK, Digest, DigestMismatch
 from unionfs.oci.model import Descriptor
-from unionfs.oci.registry.client import Client, Incoming
+from unionfs.oci.registry.client import Incoming
 from unionfs.oci.registry.failures import PROGRESS, NotNow, Patience
 from unionfs.oci.registry.observer import Observer
 from unionfs.oci.store import BlobStore, BlobWriter
@@ -70,7 +70,14 @@ async def in_thread(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
         await trio.to_thread.run_sync(manager.__exit__, None, None, None)
 
 
-async def download(blob: Descriptor, client: Client, patience: Patience, store: BlobStore, observer: Observer) -> int:
+class Host(Protocol):
+    """Whoever has a blob."""
+
+    def blob(self, digest: Digest, size: int, offset: int = 0, /) -> AbstractAsyncContextManager[Incoming]:
+        """See `Client.blob`."""
+
+
+async def download(blob: Descriptor, client: Host, patience: Patience, store: BlobStore, observer: Observer) -> int:
     """Bring *blob* into the store; return how many bytes this host sent for it.
 
     Raises:
@@ -87,7 +94,7 @@ class _Download:
     """One blob under way."""
 
     def __init__(
-        self, blob: Descriptor, client: Client, patience: Patience, writer: BlobWriter, observer: Observer
+        self, blob: Descriptor, client: Host, patience: Patience, writer: BlobWriter, observer: Observer
     ) -> None:
         self._blob = blob
         self._client = client

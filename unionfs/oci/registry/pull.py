@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from unionfs.errors import ImageError
+from unionfs.errors import ImageError, RegistryError
 from unionfs.oci.digest import Digest
 from unionfs.oci.images import LayerOf, layers_of
 from unionfs.oci.model import (
@@ -35,6 +35,7 @@ from unionfs.oci.registry.client import Client, Document
 from unionfs.oci.registry.credentials import DockerConfig
 from unionfs.oci.registry.download import claimed, download
 from unionfs.oci.registry.failures import Patience, one_error
+from unionfs.oci.registry.foreign import fetch
 from unionfs.oci.registry.mirrors import Registries, Right
 from unionfs.oci.registry.observer import Observer
 from unionfs.oci.registry.trail import Trail
@@ -197,6 +198,11 @@ class Pull:
             if self.store.has(blob.digest):
                 self.observer.end(blob.digest, "already here")
                 return 0
-            received = await trail.first(Right.PULL, f"{what} {blob.digest.short}", ask)
+            try:
+                received = await trail.first(Right.PULL, f"{what} {blob.digest.short}", ask)
+            except RegistryError:
+                if not blob.is_foreign or not trail.may_leave:
+                    raise
+                received = await fetch(blob, self.reference.registry, self.store, self.observer)
         self.observer.end(blob.digest, "fetched")
         return received

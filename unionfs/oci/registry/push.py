@@ -134,9 +134,5 @@ class Push:
 def _blobs_of(store: BlobStore, manifest: Descriptor) -> list[Descriptor]:
     """Return configuration and layers, without layers whose licence keeps them where they are."""
     parsed = parse_manifest(store.get(manifest.digest))
-    layers = [layer for layer in parsed.layers if not _is_foreign(layer)]
+    layers = [layer for layer in parsed.layers if not layer.is_foreign]
     return [parsed.config, *layers]
-
-
-def _is_foreign(layer: Descriptor) -> bool:
-    return bool(layer.urls) and any(mark in layer.media_type for mark in ("nondistributable", "foreign"))

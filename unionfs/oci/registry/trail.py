@@ -42,6 +42,11 @@ class Trail:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
+    @property
+    def may_leave(self) -> bool:
+        """Whether hosts may be asked that are not among the attempts: no mirror says that it is the last."""
+        return all(attempt.fallback for attempt in self._attempts[:-1])
+
     async def first(self, right: Right, what: str, ask: Callable[[Client, Patience], Awaitable[T]]) -> T:
         """Return the first good answer to *ask*; *what* names it in notes and errors.
 

@@ -4,7 +4,8 @@
                                                                   small: POST, PUT
 
 The bytes go out in one chunk, as docker sends them, because that is what every registry takes;
-a chunk that breaks off is followed by one with the rest, from where the registry says it stands.
+a chunk that breaks off is followed by one with the rest, from where the registry says it stands. So an
+OCI-Chunk-Min-Length is always met: it is for chunks that are not the last.
 What is read is hashed on the way, so that a damaged store is noticed before its content is given
 the name, and the registry's name for it is compared.
 """
