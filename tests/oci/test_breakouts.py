@@ -36,6 +36,7 @@ from tests.oci.archives import (
 )
 from unionfs.errors import ConfigError, ImageError
 from unionfs.linux.remove import remove
+from unionfs.oci.form import UserForm
 from unionfs.oci.plan import Planner
 from unionfs.oci.tarstream import TarReader
 from unionfs.oci.unpack import LIMIT_VARIABLE, Limits
@@ -214,12 +215,23 @@ def test_contained(name: str, outside: Path) -> None:
     assert attack(archive_of(*members), outside) == expected
 
 
-def test_devices_without_privilege_are_no_devices(outside: Path) -> None:
-    if os.geteuid() == 0:
-        assert attack(archive_of(device("null", 1, 3)), outside) == {"null": "char"}
-        return
-    attack(archive_of(device("null", 1, 3)), outside)
-    assert stat.S_ISREG((outside.parent / "layer/null").lstat().st_mode)
+@pytest.mark.parametrize(
+    "made", [device("d", 1, 3), device("d", 8, 0, tarfile.BLKTYPE), fifo("d")], ids=["char", "block", "fifo"]
+)
+def test_devices_without_privilege_are_no_devices(outside: Path, made: Made) -> None:
+    """Whoever unpacks: the form that an ordinary user writes asks for no privilege, and the view shows the device."""
+    result = unpacked(archive_of(made), outside.parent / "layer", form=UserForm())
+    st = (outside.parent / "layer/d").lstat()
+    assert (stat.S_IFMT(st.st_mode), st.st_size, st.st_rdev) == (stat.S_IFREG, 0, 0)
+    assert [entry.kind.value for entry in result.entries[1:]] == [
+        {tarfile.CHRTYPE: "char", tarfile.BLKTYPE: "block", tarfile.FIFOTYPE: "fifo"}[made[0].type]
+    ]
+
+
+@pytest.mark.root
+def test_devices_with_privilege_are_devices(outside: Path) -> None:
+    assert attack(archive_of(device("null", 1, 3)), outside) == {"null": "char"}
+    assert (outside.parent / "layer/null").lstat().st_rdev == os.makedev(1, 3)
 
 
 def test_a_very_deep_tree_is_unpacked_and_removed(outside: Path) -> None:
