@@ -1,5 +1,6 @@
 """``[SOURCE] MOUNTPOINT -o ...``: what mount(8), fuse-overlayfs' users and container engines pass."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -226,6 +227,28 @@ def test_mount_8_with_our_helper(stack: Stack, tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.stdout.split()[:5] == ["base", "directory", "top", "src", str(stack.merged)]
+
+
+def test_a_fraction_of_a_second_is_not_cut_off(stack: Stack) -> None:
+    """With the fraction cut off, the kernel would ask each time: here it asks again, but not each time."""
+    stack.mount_overlay(",timeout=0.5")
+
+    def asked() -> int:
+        shown = json.loads(stack.run("mounts", "--json", "--stats", stack.merged).stdout)
+        counts: dict[str, int] = shown[0]["stats"]["requests"]
+        return sum(counts.get(name, 0) for name in ("lookup", "getattr", "statx"))
+
+    before = asked()
+    for _ in range(1000):
+        (stack / "base").stat()
+    assert asked() - before < 500
+
+    def asks_again() -> bool:
+        known = asked()
+        (stack / "base").stat()
+        return asked() > known
+
+    eventually(asks_again)
 
 
 def test_version_and_help(dirs: Stack) -> None:

@@ -94,8 +94,8 @@ def test_every_layout_has_the_size_of_its_structure(layout: struct.Struct) -> No
 
 
 def test_an_entry_has_every_field_in_its_place() -> None:
-    packed = wire.entry(1, 2, stat_of(), 3, 4)
-    assert packed[:40] == struct.pack("<QQQQII", 1, 0, 3, 4, 0, 0)
+    packed = wire.entry(1, 2, stat_of(), (3, 30), (4, 40))
+    assert packed[:40] == struct.pack("<QQQQII", 1, 0, 3, 4, 30, 40)
     assert packed[40:] == struct.pack(
         "<QQQQQQIIIIIIIIII", 2, 5, 16, 10, 12, 14, 11, 13, 15, 0o100644, 2, 3, 4, 17 << 8 | 18, 4096, 0
     )
@@ -113,7 +113,7 @@ def test_a_large_device_number_takes_the_kernels_form() -> None:
 
 
 def test_a_negative_entry_is_a_name_with_a_lifetime_and_no_node() -> None:
-    assert wire.negative(9) == struct.pack("<QQQ", 0, 0, 9) + bytes(104)
+    assert wire.negative((9, 8)) == struct.pack("<QQQQI", 0, 0, 9, 0, 8) + bytes(92)
 
 
 def test_a_listed_name_is_padded_to_eight_bytes() -> None:

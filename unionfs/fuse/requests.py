@@ -76,9 +76,9 @@ class Requests:
     def __init__(self, union: "Union", modes: "Modes", options: "MountOptions", features: Feature) -> None:
         self._union = union
         self._modes = modes
-        self._entry_valid = int(options.entry_timeout)
-        self._attr_valid = int(options.attr_timeout)
-        self._negative = wire.negative(int(options.negative_timeout))
+        self._entry_valid = wire.validity(options.entry_timeout)
+        self._attr_valid = wire.validity(options.attr_timeout)
+        self._negative = wire.negative(wire.validity(options.negative_timeout))
         self._setxattr = wire.SETXATTR_EXT if features & Feature.SETXATTR_EXT else wire.SETXATTR
         self._bare: set[int] = set()
         """Nodes made here, which have no security.capability."""
@@ -356,13 +356,13 @@ class Requests:
         node, st = found
         return wire.attributes(node.ino, st, self._valid(node, st))
 
-    def _valid(self, node: Node, st: os.stat_result) -> int:
-        """Return the seconds for which the kernel need not ask again: none while it would miss a change."""
+    def _valid(self, node: Node, st: os.stat_result) -> wire.Validity:
+        """Return for how long the kernel need not ask again: not at all while it would miss a change."""
         modes, nodeid = self._modes, node.nodeid
         if st.st_nlink > 1 and self.copies_up and isinstance(node, File) and not node.is_upper:
-            return 0  # an open for writing may change number and links, and its reply cannot say so
+            return wire.NEVER  # an open for writing may change number and links, and its reply cannot say so
         if nodeid in modes.changing or (st.st_mode & _SET_ID and nodeid in modes.lent):
-            return 0
+            return wire.NEVER
         return self._attr_valid
 
 

@@ -314,22 +314,39 @@ def attr_fields(ino: int, st: os.stat_result) -> tuple[int, ...]:
     )
 
 
-def entry(nodeid: int, ino: int, st: os.stat_result, entry_valid: int, attr_valid: int) -> bytes:
-    """Encode what a name is; both *_valid* in seconds."""
-    return ENTRY.pack(nodeid, 0, entry_valid, attr_valid, 0, 0, *attr_fields(ino, st))
+Validity = tuple[int, int]
+"""For how long the kernel need not ask again: seconds, and nanoseconds more."""
 
 
-def negative(entry_valid: int) -> bytes:
-    """Encode that a name is nothing, to be remembered for *entry_valid* seconds."""
-    return ENTRY.pack(0, 0, entry_valid, 0, 0, 0, *(0,) * 16)
+NEVER: Final[Validity] = (0, 0)
 
 
-def attributes(ino: int, st: os.stat_result, attr_valid: int) -> bytes:
+def validity(seconds: float) -> Validity:
+    """Return *seconds* as the kernel wants them.
+
+    >>> validity(1.5)
+    (1, 500000000)
+    """
+    return divmod(round(seconds * _NS), _NS)
+
+
+def entry(nodeid: int, ino: int, st: os.stat_result, entry_valid: Validity, attr_valid: Validity) -> bytes:
+    """Encode what a name is."""
+    seconds, nanoseconds = entry_valid
+    return ENTRY.pack(nodeid, 0, seconds, attr_valid[0], nanoseconds, attr_valid[1], *attr_fields(ino, st))
+
+
+def negative(entry_valid: Validity) -> bytes:
+    """Encode that a name is nothing."""
+    return ENTRY.pack(0, 0, entry_valid[0], 0, entry_valid[1], 0, *(0,) * 16)
+
+
+def attributes(ino: int, st: os.stat_result, attr_valid: Validity) -> bytes:
     """Encode the reply to GETATTR and SETATTR."""
-    return ATTRIBUTES.pack(attr_valid, 0, 0, *attr_fields(ino, st))
+    return ATTRIBUTES.pack(*attr_valid, 0, *attr_fields(ino, st))
 
 
-def statxed(ino: int, st: os.stat_result, btime_ns: int | None, attr_valid: int) -> bytes:
+def statxed(ino: int, st: os.stat_result, btime_ns: int | None, attr_valid: Validity) -> bytes:
     """Encode the reply to STATX. *btime_ns* None: the file system does not keep it."""
     times: list[int] = []
     for ns in (st.st_atime_ns, btime_ns or 0, st.st_ctime_ns, st.st_mtime_ns):
@@ -339,7 +356,7 @@ def statxed(ino: int, st: os.stat_result, btime_ns: int | None, attr_valid: int)
     owner = (st.st_nlink, st.st_uid, st.st_gid, st.st_mode)
     device = (os.major(st.st_rdev), os.minor(st.st_rdev), 0, 0)
     body = STATX_BODY.pack(mask, st.st_blksize, 0, *owner, *size, 0, *times, *device)
-    return STATXED.pack(attr_valid, 0, 0) + body
+    return STATXED.pack(*attr_valid, 0) + body
 
 
 def dirent(ino: int, cookie: int, kind: int, text: bytes) -> bytes:
