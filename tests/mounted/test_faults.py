@@ -12,9 +12,9 @@ from tests.engines import ENGINES, backends
 from unionfs.linux import fileops, mount
 from unionfs.testing import disk
 from unionfs.testing.driver import Driver, Op, attempt
-from unionfs.testing.literal import Tree
+from unionfs.testing.literal import HardLink, Tree
 from unionfs.testing.snapshot import differences, snapshot
-from unionfs.testing.stack import Backend, Stack, kernel, lay
+from unionfs.testing.stack import Backend, Features, Stack, kernel, lay
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.overlayfs]
 
@@ -109,18 +109,24 @@ def test_an_upper_that_becomes_read_only(engine: str, served: dict[str, Backend]
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_upper_that_nobody_may_change(engine: str, served: dict[str, Backend]) -> None:
-    """The roots of upper and work are immutable: EPERM where a name is made there, and whole where one is not."""
+    """Its root is immutable: EPERM for whoever changes it, while files in it are copied up, with all their marks."""
+    lower: Tree = {**LOWER, "one": "linked", "two": HardLink("one")}
     with disk.on_ext4() as base:
-        stack = lay(base, [LOWER], upper={"own": {"a": ""}})
+        stack = lay(base, [lower], upper={"own": {"a": ""}}, features=Features(index=True))
         with served[engine](stack) as driver, immutable(stack.upper):
-            check_refused(
-                driver, [("mkdir", "new"), ("create", "new"), ("unlink", "f"), ("rename", "own", "n")], "EPERM"
-            )
+            numbers = driver.numbers("")
+            refused: list[Op] = [("mkdir", "new"), ("create", "new"), ("unlink", "f"), ("rename", "own", "n")]
+            check_refused(driver, refused, "EPERM")
             assert attempt(driver, ("create", "own/b", b"x")).errno == "ok"
             assert attempt(driver, ("write", "f", b"copied up")).errno == "ok"
-            assert driver.read("f").startswith(b"copied up")
+            assert attempt(driver, ("write", "one", b"LINK")).errno == "ok"
+            assert attempt(driver, ("write", "two", b"MORE")).errno == "ok"
+            assert driver.read("one") == b"MOREed"
+        with served[engine](stack) as driver:
+            assert driver.numbers("") == numbers == {name: driver.inode(name) for name in numbers}
         with kernel(stack) as driver:
             assert driver.read("f").startswith(b"copied up")
+            assert driver.read("two") == driver.read("one") == b"MOREed"
 
 
 @contextmanager

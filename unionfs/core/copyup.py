@@ -248,7 +248,8 @@ def link_names(state: State, node: File) -> None:
             if not above.impure:
                 state.writable().set_impure(above)
             index.record(node)
-            with_access(partial(index.link_up, node, above, name), (above.fd(), b""))
+            link = partial(index.link_up, node, above, name)
+            despite_flags(above.fd(), partial(with_access, link, (above.fd(), b"")))
             try:
                 index.record(node)
             except OSError:

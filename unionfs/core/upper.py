@@ -197,7 +197,7 @@ class Upper:
         if place.impure:
             return
         try:
-            self._mark(place, self.layer.xattrs.impure, ondisk.IMPURE)
+            despite_flags(place.fd(), lambda: self._mark(place, self.layer.xattrs.impure, ondisk.IMPURE))
         except OSError as exc:
             if exc.errno not in _MARK_REFUSED:
                 raise
