@@ -1,13 +1,16 @@
 """The front door: what is imported when, and what is said to whom."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from tests.mounting import ROOT
 from unionfs.cli.exitcodes import REPORTED, Exit, describe, status_of
 from unionfs.cli.main import COMMANDS, main, usage
 from unionfs.errors import ConfigError, ReadOnlyUnion, StackError
+from unionfs.oci.images import Images
 
 
 def imported_by(statement: str) -> set[str]:
@@ -39,6 +42,17 @@ def test_a_bug_shows_its_traceback_and_a_mistake_one_line() -> None:
     assert describe(bug) == (Exit.FAILED, "KeyError: 'planted'\n")
     assert describe(ConfigError("a; because b; try: c")) == (Exit.USAGE, "unionfs: error: a; because b; try: c\n")
     assert describe(StackError("line\nbreak"))[1].count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["--help", "images", "images --json", "save app:1", "export app:1"])
+def test_whoever_stops_reading_hears_no_complaint(app: str, images: Images, command: str) -> None:
+    """As in ``unionfs find IMAGE | head -1``: the status is what a shell expects of SIGPIPE."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:
+        argv = [sys.executable, "-m", "unionfs", *command.split()]
+        done = subprocess.run(argv, check=False, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_first_match_counts() -> None:

@@ -9,6 +9,7 @@ fuse-overlayfs and podman's ``mount_program`` already have: ``unionfs [SOURCE] M
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -74,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Be the program ``unionfs``; return its exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in {"-h", "--help", "help"}:
-        print(usage(), end="", file=sys.stdout if args else sys.stderr)
-        return Exit.OK if args else Exit.USAGE
+        return _reported(lambda: _help(asked=bool(args)))
     if args[0] in COMMANDS:
         return _reported(lambda: _command(args[0], args[1:]))
     if not args[0].startswith("-") and "/" not in args[0] and len(args) == 1:
@@ -102,6 +102,11 @@ def usage() -> str:
     )
 
 
+def _help(*, asked: bool) -> Exit:
+    print(usage(), end="", file=sys.stdout if asked else sys.stderr)
+    return Exit.OK if asked else Exit.USAGE
+
+
 def _command(name: str, args: list[str]) -> Exit:
     from argparse import RawDescriptionHelpFormatter
 
@@ -114,11 +119,17 @@ def _command(name: str, args: list[str]) -> Exit:
 
 
 def _reported(run: Callable[[], Exit]) -> int:
-    """Run a command; show what it raises, and end as a shell expects it from an interrupt."""
+    """Run a command; show what it raises, and end as a shell expects it from an interrupt or a closed pipe."""
     try:
-        return run()
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+        return 141
     except Exception as exc:  # noqa: BLE001 - a bug is shown as well, with its traceback
         status, text = describe(exc)
         print(text, end="", file=sys.stderr)
