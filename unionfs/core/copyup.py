@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final
 
 from unionfs.core import inos
-from unionfs.core.index import origin_mark
+from unionfs.core.index import origin_mark, origin_stat
 from unionfs.core.jobs import Deferred, Job
 from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
@@ -197,6 +197,8 @@ def _finish(state: State, upper: Upper, node: File, copy: Copy, error: BaseExcep
             _swap(state, node, lambda flags: at.open_file(upper.work_fd, copy.temp, flags))
             upper.discard(copy.temp)
             node.place, node.real, node.data = upper.layer.root, b"", None  # only its open files lead to it
+            if state.on_nameless_copy is not None:
+                state.on_nameless_copy(node)
         else:
             publish(state, upper, copy, node)
             node.data = None
@@ -241,13 +243,16 @@ def link_names(state: State, node: File) -> None:
     The index alone would do for this union, but the upper layer may become somebody's lower one, without it.
     """
     index = state.writable().index
+    is_indexed = index is not None and node.indexed_links is not None
+    origin = origin_stat(state, bytes.fromhex(node.real.decode())) if is_indexed else None
+    lower_links = origin[1].st_nlink if origin is not None else None
     for parent, name in tuple(node.links or ((node.parent, node.name),)):
         above = directory(state, parent)
         if index is not None and above.find(name) is None:
             before = os.fstat(above.fd())
             if not above.impure:
                 state.writable().set_impure(above)
-            index.record(node)
+            index.record(node, lower_links)
             link = partial(index.link_up, node, above, name)
             despite_flags(above.fd(), partial(with_access, link, (above.fd(), b"")))
             try:

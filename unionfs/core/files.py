@@ -75,19 +75,31 @@ class OpenFile:
 class FileTable:
     """Every open file and directory, by handle. Handles are not reused."""
 
-    __slots__ = ("_next", "directories", "files")
+    __slots__ = ("directories", "files", "last")
 
     def __init__(self) -> None:
-        self._next = 0
+        self.last = 0
+        """The last number that was handed out."""
         self.files: dict[int, OpenFile] = {}
         self.directories: dict[int, OpenDirectory] = {}
 
     def number(self) -> Handle:
-        self._next += 1
-        return Handle(self._next)
+        self.last += 1
+        return Handle(self.last)
 
-    def add(self, opened: OpenFile) -> Handle:
-        opened.handle = self.number()
+    def skip(self, handle: int) -> None:
+        """Never hand out a number up to *handle*."""
+        self.last = max(self.last, handle)
+
+    def renumber(self, handle: int, wanted: int) -> None:
+        """Give an open file the handle *wanted*, which its opener has."""
+        opened = self.files.pop(handle)
+        opened.handle = Handle(wanted)
+        self.files[wanted] = opened
+
+    def add(self, opened: OpenFile, handle: int | None = None) -> Handle:
+        """Note an open file, under *handle* if its opener has that already."""
+        opened.handle = self.number() if handle is None else Handle(handle)
         self.files[opened.handle] = opened
         if opened.node.opens is None:
             opened.node.opens = [opened]

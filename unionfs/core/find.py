@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from unionfs.core import attrs, inos, ondisk
+from unionfs.core.index import origin_stat
 from unionfs.core.layer import Place
 from unionfs.core.lookup import Found, search
 from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.state import State
-from unionfs.linux import handles
 
-__all__ = ["adopt", "adopt_file", "is_visible", "lookup", "nameless", "origin_stat", "peek"]
+__all__ = ["adopt", "adopt_file", "is_visible", "lookup", "nameless", "number_at", "peek"]
 
 NAME_MAX: Final = 255
 _ENOENT: Final = os.strerror(errno.ENOENT)
@@ -130,30 +130,6 @@ def file_number(state: State, place: Place, st: os.stat_result, origin: bytes | 
     return inos.number(place.layer.fsid, st.st_ino)
 
 
-def origin_stat(state: State, origin: bytes) -> tuple[int, os.stat_result] | None:
-    """Return the filesystem and attributes of the lower file that an origin mark names.
-
-    None if that file is gone or was never below us.
-    """
-    decoded = ondisk.decode_origin(origin)
-    if decoded is None:
-        return None
-    handle, uuid = decoded
-    seen: set[int] = set()
-    for layer in state.layers:
-        if layer.writable or layer.uuid != uuid or layer.fsid in seen:
-            continue
-        seen.add(layer.fsid)
-        fd = handles.open_handle(layer.root.fd(), handle)
-        if fd is None:
-            continue
-        try:
-            return layer.fsid, os.fstat(fd)
-        finally:
-            os.close(fd)
-    return None
-
-
 def adopt(state: State, parent: Dir, name: bytes, place: Place) -> tuple[Node, os.stat_result]:
     """Make the node of what was just created as *name* in *place*, and count one lookup."""
     st = place.lstat(name)
@@ -196,6 +172,16 @@ def peek(state: State, parent: Dir, name: bytes) -> Node:
     if found is None:
         raise FileNotFoundError(errno.ENOENT, _ENOENT)
     return _node(state, parent, name, found)
+
+
+def number_at(state: State, parent: Dir, name: bytes) -> int | None:
+    """Return the inode number of *name* without making a node; None if the union shows no such name."""
+    found = _search(state, parent, name)
+    if found is None:
+        return None
+    if found.place is None:
+        return directory_number(found.dirs, found.st)
+    return file_number(state, found.place, found.st, found.origin)
 
 
 def is_visible(state: State, parent: Dir, name: bytes) -> bool:

@@ -14,7 +14,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
@@ -22,13 +22,40 @@ from unionfs.core.nodes import File
 from unionfs.errors import BadMark, StaleLayer
 from unionfs.linux import at, handles, xattr
 
-__all__ = ["Index", "origin_mark"]
+if TYPE_CHECKING:
+    from unionfs.core.state import State
+
+__all__ = ["Index", "origin_mark", "origin_stat"]
 
 
 def origin_mark(place: Place, name: bytes) -> bytes:
     """Return the origin mark of *name* in the lower directory *place*; empty where the filesystem has no handles."""
     handle = handles.handle_of(place.fd(), name)
     return b"" if handle is None else ondisk.encode_origin(handle, place.layer.uuid)
+
+
+def origin_stat(state: "State", origin: bytes) -> tuple[int, os.stat_result] | None:
+    """Return the filesystem and attributes of the lower file that an origin mark names.
+
+    None if that file is gone or was never below us.
+    """
+    decoded = ondisk.decode_origin(origin)
+    if decoded is None:
+        return None
+    handle, uuid = decoded
+    seen: set[int] = set()
+    for layer in state.layers:
+        if layer.writable or layer.uuid != uuid or layer.fsid in seen:
+            continue
+        seen.add(layer.fsid)
+        fd = handles.open_handle(layer.root.fd(), handle)
+        if fd is None:
+            continue
+        try:
+            return layer.fsid, os.fstat(fd)
+        finally:
+            os.close(fd)
+    return None
 
 
 @final
@@ -128,12 +155,15 @@ class Index:
         place.will_hold(name)
         os.link(node.real, name, src_dir_fd=self.place.fd(), dst_dir_fd=place.fd(), follow_symlinks=False)
 
-    def record(self, node: File) -> None:
-        """Write the link count down relative to the real one: before the real one changes with it, and after."""
+    def record(self, node: File, lower_links: int | None = None) -> None:
+        """Write the link count down relative to the real one: before the real one changes with it, and after.
+
+        Where the real one is about to change without it, the count is relative to *lower_links*, those of its origin.
+        """
         if node.indexed_links is None:
             return
-        real = self.place.lstat(node.real).st_nlink
-        mark = ondisk.encode_nlink(node.indexed_links, real, of_upper=True)
+        real = self.place.lstat(node.real).st_nlink if lower_links is None else lower_links
+        mark = ondisk.encode_nlink(node.indexed_links, real, of_upper=lower_links is None)
         xattr.set(self.place.target(node.real), self._marks.nlink, mark)
 
     def drop(self, node: File) -> None:

@@ -10,18 +10,19 @@ renamed. A `Dir` is a list of real directories, top layer first. Both know their
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
+from unionfs.core.awaited import Awaited, Known
 from unionfs.core.layer import Descriptors, Place
 from unionfs.names import ROOT_ID, NodeId
 
 if TYPE_CHECKING:
     from unionfs.core.files import OpenFile
 
-__all__ = ["Dir", "File", "Node", "NodeTable"]
+__all__ = ["PRIVATE", "Dir", "File", "Node", "NodeTable"]
 
-_PRIVATE: Final = 1 << 62
+PRIVATE: Final = 1 << 62
 """Node ids from here on are handed out where the inode number itself is taken."""
 
 
@@ -132,13 +133,16 @@ Node = File | Dir
 class NodeTable:
     """Every node the kernel knows, by node id; hard links also by inode number."""
 
-    __slots__ = ("_by_id", "_descriptors", "_linked", "_next", "root")
+    __slots__ = ("_by_id", "_descriptors", "_linked", "awaited", "next", "root")
 
     def __init__(self, root: Dir, descriptors: Descriptors) -> None:
         self._by_id: dict[int, Node] = {}
         self._linked: dict[int, File] = {}
         self._descriptors = descriptors
-        self._next = _PRIVATE
+        self.next = PRIVATE
+        """The next id that is no inode number."""
+        self.awaited: Awaited | None = None
+        """What a process that took over has still to find; None in any other."""
         self.root = root
         root.nodeid = ROOT_ID
         self._by_id[ROOT_ID] = root
@@ -157,7 +161,22 @@ class NodeTable:
         try:
             return self._by_id[nodeid]
         except KeyError:
-            raise _stale() from None
+            node = self.awaited.find(nodeid) if self.awaited is not None else None
+            if node is None:
+                raise _stale() from None
+            return node
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._by_id.values())
+
+    def await_all(self, known: dict[int, Known], seek: Callable[[Dir, bytes], Node]) -> None:
+        """Take over what another process knew: nodes by id, to be found by *seek* when they are needed."""
+        self.awaited = Awaited(known, self._by_id, seek)
+
+    def restore(self, node: Node, nodeid: int) -> None:
+        """Take over a node without a name, which nothing could find again."""
+        node.nodeid = NodeId(nodeid)
+        self._by_id[nodeid] = node
 
     def directory(self, nodeid: int) -> Dir:
         """Return the node, which must be a directory that still has a name."""
@@ -174,17 +193,37 @@ class NodeTable:
 
     def add(self, node: Node) -> None:
         """Give *node* an id, and its parent a child."""
-        nodeid = node.ino
-        if nodeid in self._by_id or not 1 < nodeid < _PRIVATE:
-            nodeid = self._next
-            self._next += 1
+        nodeid, awaited = node.ino, self.awaited
+        known = awaited.claim(node.parent.nodeid, node.name) if awaited is not None else None
+        if known is not None:
+            nodeid, node.lookups = known.nodeid, known.lookups
+        elif nodeid in self._by_id or not 1 < nodeid < PRIVATE or (awaited is not None and nodeid in awaited):
+            nodeid = self.next
+            self.next += 1
         node.nodeid = NodeId(nodeid)
         self._by_id[nodeid] = node
         node.parent.children[node.name] = node
+        if known is not None and isinstance(node, File) and len(known.names) > 1:
+            self._restore_names(node, known)
+
+    def _restore_names(self, node: File, known: Known) -> None:
+        """Note the other names of a file that was found by one of them."""
+        found = node.parent, node.name
+        for nodeid, name in known.names:
+            parent = self._by_id.get(nodeid)
+            if parent is None and self.awaited is not None:
+                parent = self.awaited.find(nodeid)
+            if isinstance(parent, Dir):
+                self.add_name(node, parent, name)
+        node.parent, node.name = found
 
     def linked(self, ino: int) -> File | None:
         """Return the node of a file that has several names, if one of them was seen; *ino* is the union's number."""
-        return self._linked.get(ino)
+        known = self._linked.get(ino)
+        if known is None and self.awaited is not None:
+            other = self.awaited.find_other(ino)
+            known = other if isinstance(other, File) else None
+        return known
 
     def remember_links(self, node: File) -> None:
         """Note that *node* has, or may get, several names that must all lead to it."""
@@ -206,6 +245,8 @@ class NodeTable:
         """Take back *count* lookups; the node is dropped when none are left."""
         node = self._by_id.get(nodeid)
         if node is None:
+            if self.awaited is not None:
+                self.awaited.forget(nodeid, count)
             return
         node.lookups -= count
         self.drop_if_unused(node)

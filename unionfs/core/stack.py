@@ -9,13 +9,14 @@ Source: Linux fs/overlayfs/super.c, ovl_get_layers() and ovl_check_overlapping_l
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from unionfs.core import find, inos, kernelmounts, ondisk, owners
 from unionfs.core.config import Config, Fsync
 from unionfs.core.files import FileTable
-from unionfs.core.index import Index
+from unionfs.core.index import Index, origin_stat
 from unionfs.core.layer import Descriptors, Layer, Place
 from unionfs.core.lookup import Rules
 from unionfs.core.nodes import Dir, NodeTable
@@ -24,32 +25,51 @@ from unionfs.core.upper import Upper
 from unionfs.errors import LayerInUse, StackError, StaleLayer
 from unionfs.linux import at, fileops, flock, handles, ids, remove, xattr
 
-__all__ = ["close_stack", "open_stack"]
+__all__ = ["close_stack", "descriptors_of", "open_stack"]
 
 _MAX_DESCRIPTORS: Final = 16384
 _VOLATILE: Final = (b"incompat", b"volatile")
 
 
-def open_stack(config: Config, *, defer: bool) -> State:
+def open_stack(config: Config, *, defer: bool, given: Sequence[int] = ()) -> State:
     """Open every layer of *config*.
+
+    *given* are the `descriptors_of` a stack with the same configuration whose process has died. They are used
+    instead, because they hold its locks, and because a path may lead somewhere else by now.
 
     Raises:
         StackError: a layer is missing, unreadable, in use, or lies inside another one.
     """
     with contextlib.ExitStack() as undo:
-        fds = [_open_layer(path, "lowerdir", undo) for path in config.lower]
-        data_fds = [_open_layer(path, "datadir", undo) for path in config.data_only]
-        if config.upper is None or config.work is None:
-            state = _assemble(config, [*fds, *data_fds], has_upper=False)
+        for fd in given:
+            undo.callback(_close_quietly, fd)
+        fds = list(given) or _open_layers(config, undo)
+        if config.work is None:
+            state = _assemble(config, fds, has_upper=False)
         else:
-            upper_fd = _open_layer(config.upper, "upperdir", undo)
-            _check_overlap(config.upper, config.work, (*config.lower, *config.data_only))
-            base_fd, work_fd = _open_work(config, config.upper, config.work, upper_fd, undo)
-            state = _assemble(config, [upper_fd, *fds, *data_fds], has_upper=True)
+            base_fd = fds.pop()
+            work_fd = _open_staging(config, config.work, base_fd, undo)
+            state = _assemble(config, fds, has_upper=True)
             _attach_upper(state, base_fd, work_fd)
         state.defer = defer
         undo.pop_all()
         return state
+
+
+def descriptors_of(state: State) -> list[int]:
+    """Return the descriptors by which a stack holds its layers, top first, and then its work directory."""
+    return [layer.root.fd() for layer in state.layers] + ([state.upper.base_fd] if state.upper is not None else [])
+
+
+def _open_layers(config: Config, undo: contextlib.ExitStack) -> list[int]:
+    """Open and lock what `descriptors_of` will return."""
+    lowers = [_open_layer(path, "lowerdir", undo) for path in config.lower]
+    lowers += [_open_layer(path, "datadir", undo) for path in config.data_only]
+    if config.upper is None or config.work is None:
+        return lowers
+    upper_fd = _open_layer(config.upper, "upperdir", undo)
+    _check_overlap(config.upper, config.work, (*config.lower, *config.data_only))
+    return [upper_fd, *lowers, _open_work(config, config.upper, config.work, upper_fd, undo)]
 
 
 def _open_layer(path: Path, option: str, undo: contextlib.ExitStack) -> int:
@@ -72,8 +92,8 @@ def _close_quietly(fd: int) -> None:
         os.close(fd)
 
 
-def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: contextlib.ExitStack) -> tuple[int, int]:
-    """Lock the upper layer and the work directory; return descriptors of it and of the empty ``work`` inside it."""
+def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: contextlib.ExitStack) -> int:
+    """Lock the upper layer and the work directory, and return a descriptor of the latter."""
     base = _open_layer(path, "workdir", undo)
     if os.fstat(base).st_dev != os.fstat(upper_fd).st_dev:
         raise StackError(
@@ -87,6 +107,11 @@ def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: con
         for option, directory in (("upperdir", upper), ("workdir", path)):
             _check_kernel(directory, option)
         _check_volatile(base, path, upper)
+    return base
+
+
+def _open_staging(config: Config, path: Path, base: int, undo: contextlib.ExitStack) -> int:
+    """Return a descriptor of ``work`` in the work directory, emptied."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(b"work", 0o700, dir_fd=base)
@@ -96,7 +121,7 @@ def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: con
     undo.callback(_close_quietly, work)
     if not config.read_only:
         _clean_work(work, path)
-    return base, work
+    return work
 
 
 def _check_writable(upper: Path, upper_fd: int) -> None:
@@ -249,7 +274,7 @@ def _open_index(state: State, base_fd: int) -> Index:
 
 
 def _links(state: State, origin: bytes) -> int:
-    found = find.origin_stat(state, origin)
+    found = origin_stat(state, origin)
     return found[1].st_nlink if found else 0
 
 

@@ -49,6 +49,7 @@ class State:
     counters: Counters = field(default_factory=Counters)
     on_copy_up: "Callable[[File], None] | None" = None
     on_renumbering: "Callable[[File], None] | None" = None
+    on_nameless_copy: "Callable[[File], None] | None" = None
 
     def writable(self) -> "Upper":
         """Return the upper layer.

@@ -8,19 +8,21 @@ own: what users see is ``node.ino``. A method that hands out a node counts one l
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, final
 
 from unionfs.core import attrs, dirops, fileflags, files, find, readdir, xattrs
 from unionfs.core import rename as renaming
+from unionfs.core.awaited import Known
 from unionfs.core.config import Config
 from unionfs.core.files import OpenFile
 from unionfs.core.jobs import Job
-from unionfs.core.nodes import File, Node
+from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.readdir import OpenDirectory
 from unionfs.core.request import Caller, Changes, DirEntry
-from unionfs.core.stack import close_stack, open_stack
+from unionfs.core.restore import Restoring
+from unionfs.core.stack import close_stack, descriptors_of, open_stack
 from unionfs.names import Handle
 
 __all__ = ["Entry", "OpenFile", "Opened", "Union"]
@@ -34,16 +36,17 @@ Buffer = bytes | bytearray | memoryview
 class Union:
     """One open union. Use it as a context manager, or `close` it."""
 
-    def __init__(self, config: Config, *, defer: bool = False) -> None:
+    def __init__(self, config: Config, *, defer: bool = False, given: Sequence[int] = ()) -> None:
         """Open and lock the layers of *config*.
 
-        With *defer*, long copy-ups raise `Deferred` instead of blocking the caller.
+        With *defer*, long copy-ups raise `Deferred` instead of blocking the caller. *given* are the `descriptors`
+        of a union of the same configuration, whose process has died and whose place this one takes.
 
         Raises:
             StackError: the layers cannot be stacked.
         """
         self.config = config
-        self._state = open_stack(config, defer=defer)
+        self._state = open_stack(config, defer=defer, given=given)
         self._nodes = self._state.nodes
         self._files = self._state.files
 
@@ -64,6 +67,56 @@ class Union:
     def on_renumbering(self, call: Callable[[File], None]) -> None:
         """Have *call* told of each file that has just got another number: a listing may still show the old one."""
         self._state.on_renumbering = call
+
+    def on_nameless_copy(self, call: Callable[[File], None]) -> None:
+        """Have *call* told of each file without a name whose open handles have just moved to a copy."""
+        self._state.on_nameless_copy = call
+
+    # taking over
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that hold the layers and their locks; who has copies of them can carry on."""
+        return descriptors_of(self._state)
+
+    def restoring(self) -> Restoring:
+        """Return the means to put back what another process knew; before any request."""
+        return Restoring(self._state)
+
+    def node(self, nodeid: int) -> Node:
+        return self._nodes[nodeid]
+
+    def child(self, parent: int, name: bytes) -> Node | None:
+        """Return the node of *name* if the kernel was told of it; counts no lookup."""
+        above = self._nodes[parent]
+        if not isinstance(above, Dir):
+            return None
+        node = above.children.get(name)
+        awaited = self._nodes.awaited
+        if node is None and awaited is not None:
+            return awaited.find_named(parent, name)
+        return node
+
+    def shows(self, parent: int, name: bytes) -> bool:
+        """Tell whether *name* is there; makes no node."""
+        return find.is_visible(self._state, self._nodes.directory(parent), name)
+
+    def discard(self, parent: int, name: bytes) -> None:
+        """Remove *name*, whatever it is: an empty directory or anything else."""
+        above = self._nodes.directory(parent)
+        remove = dirops.rmdir if isinstance(find.peek(self._state, above, name), Dir) else dirops.unlink
+        remove(self._state, above, name)
+
+    def nodes(self) -> Iterator[Node]:
+        """Yield every node that this process has seen and the kernel knows."""
+        return iter(self._nodes)
+
+    def next_numbers(self) -> tuple[int, int]:
+        """Return the last handle and the next node id that is no inode number."""
+        return self._files.last, self._nodes.next
+
+    def awaited(self) -> Iterator[Known]:
+        """Yield those that it has not seen yet."""
+        return iter(self._nodes.awaited or ())
 
     # names
 
@@ -186,6 +239,16 @@ class Union:
     def file(self, fh: int) -> OpenFile:
         """Return what is behind a handle, for engines that hand the descriptor to the kernel."""
         return self._files[fh]
+
+    def has_file(self, fh: int) -> bool:
+        return fh in self._files.files
+
+    def appended(self, fh: int, offset: int, size: int) -> int:
+        """Return how many of *size* bytes a file that can only be appended to has got at *offset*, its end before."""
+        file = self._files[fh]
+        if not file.real_flags & os.O_APPEND:
+            return 0
+        return min(max(os.fstat(file.fd).st_size - offset, 0), size)
 
     def read(self, fh: int, size: int, offset: int) -> bytes:
         """Return up to *size* bytes from *offset*; fewer only at the end of the file."""
