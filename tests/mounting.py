@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unionfs.fuse.state import Record, read_all, started
 from unionfs.linux.mount import MNT_DETACH, mounts, umount
 
 __all__ = ["Stack", "eventually"]
@@ -119,6 +120,17 @@ class Stack:
         assert len(found) == 1
         record: Mapping[str, Any] = found[0]
         return record
+
+    def server(self) -> Record:
+        """Return the record of this mount once its process lives: another one may just be taking over."""
+        found: list[Record] = []
+
+        def is_served() -> bool:
+            found[:] = [record for _, record in read_all() if record.mountpoint == str(self.merged)]
+            return bool(found) and started(found[-1].pid) == found[-1].started
+
+        eventually(is_served)
+        return found[-1]
 
     @property
     def pid(self) -> int:

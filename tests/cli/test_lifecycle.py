@@ -148,7 +148,7 @@ def test_the_keys_of_mounts_are_stable(stack: Stack) -> None:
     eventually(lambda: stack.record()["state"] == "dead")
     assert live == stack.record().keys() == {
         "mountpoint", "source", "type", "state", "pid", "engine", "lower", "data_only", "upper", "work", "read_only",
-        "log",
+        "log", "supervisor", "restarts",
     }  # fmt: skip
 
 

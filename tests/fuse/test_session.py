@@ -20,13 +20,13 @@ def moments(monkeypatch: pytest.MonkeyPatch, asked: Iterable[int], pending: set[
     waited: list[float] = []
     counts = iter(asked)
     engine: Any = SimpleNamespace(statistics=lambda: {"lookup": next(counts), "getattr": 0})
-    union: Any = None
+    unused: Any = None
     monkeypatch.setattr(time, "sleep", waited.append)
     monkeypatch.setattr(signal, "sigpending", lambda: pending)
     served = session.Session(
         config=Config(lower=(Path("/"),)), options=MountOptions(), mountpoint=Path("/mnt"), log_file=None
     )
-    session._Served(served, union, engine, lambda: None)._let_work()
+    session._Served(served, unused, engine, unused, None)._let_work()
     return len(waited)
 
 

@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "Command", "main", "overlay"]
 COMMANDS: Final = {
     "mount": ("unionfs.cli.mount", "stack directories and mount them as one"),
     "umount": ("unionfs.cli.umount", "unmount"),
+    "restart": ("unionfs.cli.restart", "upgrade the process that serves a mount, in place"),
     "mounts": ("unionfs.cli.mounts", "list what is mounted"),
     "doctor": ("unionfs.cli.doctor", "check what this machine can do, and say what to do about it"),
     "images": ("unionfs.cli.images", "list the images in the store"),

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -56,7 +57,7 @@ class Mounted:
         """Return what ``--json`` prints; None for what only a record could tell."""
         known = asdict(self.record) if self.record is not None else {}
         told = {field.name: known.get(field.name) for field in fields(state.Record)}
-        for name in ("device", "started"):
+        for name in ("device", "started", "supervisor_started"):
             del told[name]
         return {**told, "mountpoint": self.mountpoint, "source": self.source, "type": self.type, "state": condition}
 
@@ -111,7 +112,7 @@ def show(places: Sequence[Path], *, as_json: bool, stats: bool) -> Exit:
         print(render_json(values), end="")
     else:
         rows = [_row(mounted, condition) for mounted, condition in zip(found, conditions, strict=True)]
-        print(as_table(["MOUNTPOINT", "STATE", "MODE", "ENGINE", "PID", "LAYERS"], rows), end="")
+        print(as_table(["MOUNTPOINT", "STATE", "MODE", "ENGINE", "PID", "RESTARTS", "LAYERS"], rows), end="")
         for name, numbers in asked.items():
             print(f"\n{printable(name)}")
             for group, counted in (numbers or {}).items():
@@ -126,9 +127,10 @@ def show(places: Sequence[Path], *, as_json: bool, stats: bool) -> Exit:
 def _row(mounted: Mounted, condition: str) -> list[object]:
     record = mounted.record
     if record is None:
-        return [mounted.mountpoint, condition, "-", "-", "-", "-"]
+        return [mounted.mountpoint, condition, "-", "-", "-", "-", "-"]
     layers = ":".join([*([record.upper] if record.upper else []), *record.lower])
-    return [mounted.mountpoint, condition, "ro" if record.read_only else "rw", record.engine, record.pid, layers]
+    mode, restarts = "ro" if record.read_only else "rw", "-" if record.supervisor is None else record.restarts
+    return [mounted.mountpoint, condition, mode, record.engine, record.pid, restarts, layers]
 
 
 def statistics(mounted: Mounted) -> dict[str, dict[str, int]] | None:
@@ -138,7 +140,8 @@ def statistics(mounted: Mounted) -> dict[str, dict[str, int]] | None:
         return None
     file = state.statistics_file(directory, record.pid)
     before = _changed(file)
-    os.kill(record.pid, signal.SIGUSR1)
+    with suppress(ProcessLookupError):  # another one is just taking over
+        os.kill(record.pid, signal.SIGUSR1)
     deadline = time.monotonic() + PATIENCE_S
     while _changed(file) == before:
         if time.monotonic() > deadline:

@@ -4,13 +4,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from unionfs.cli.exitcodes import Exit, describe
-from unionfs.core.mountoptions import FLAG_GROUPS
+from unionfs.core.mountoptions import FLAG_GROUPS, MountOptions
 from unionfs.core.options import Reading, read
 from unionfs.errors import MountError
 from unionfs.linux import mount as kernel
+
+if TYPE_CHECKING:
+    from unionfs.fuse import supervisor
 
 __all__ = ["start"]
 
@@ -34,26 +37,51 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
         options = replace(options, flags=(*(word for word in options.flags if word not in {"rw", "ro"}), "ro"))
 
     from unionfs.fuse import daemon, logfile
-    from unionfs.fuse.session import Session
 
     foreground = foreground or options.foreground
     log = None if foreground else logfile.place()
-    session = Session(config=config, options=options, mountpoint=Path(kernel.resolved(mountpoint)), log_file=log)
+    split = splitter(options, foreground=foreground, on_start=on_ready)
     logfile.start_logging(log, debug=options.debug)
-    if foreground:
-        session.run(on_ready)
-        return Exit.OK
 
     def serve(ready: Callable[[], None]) -> None:
+        from unionfs.fuse.session import Session
+
+        place = Path(kernel.resolved(mountpoint))
+        session = Session(config=config, options=options, mountpoint=place, log_file=log)
+        session.run(ready, split.link if split is not None else None)
+
+    if foreground:
+        serve(on_ready)
+        return Exit.OK
+
+    def serve_and_tell(ready: Callable[[], None]) -> None:
         def both() -> None:
             ready()
             on_ready()
 
-        session.run(both)
+        serve(both)
 
-    status, text = daemon.daemonize(serve, describe)
+    status, text = daemon.daemonize(serve_and_tell, describe, split)
     sys.stderr.write(text)
     return Exit(status)
+
+
+def splitter(options: MountOptions, *, foreground: bool, on_start: Callable[[], None]) -> "supervisor.Splitter | None":
+    """Return what gives the daemon a supervisor; None where none is asked for.
+
+    Raises:
+        MountError: it cannot have one.
+    """
+    if not options.supervise:
+        return None
+    from unionfs.fuse import supervisor
+
+    why_not = supervisor.unfit(options.engine)
+    if foreground:
+        why_not = "whoever started a daemon in the foreground watches it himself"
+    if why_not:
+        raise MountError(f"the mount cannot be supervised; because {why_not}")
+    return supervisor.Splitter(on_start)
 
 
 def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:

@@ -54,7 +54,8 @@ def unmount(mountpoint: Path, *, lazy: bool) -> None:
         raise MountError(
             f"{mountpoint}: it cannot be unmounted; because another mount covers it; try: umount {mountpoint}"
         )
-    daemon = _watch(top.record.pid) if top.record is not None else None
+    owner = top.record.owner if top.record is not None else None
+    daemon = _watch(owner) if owner is not None else None
     try:
         if has_capability(CAP_SYS_ADMIN):
             _by_syscall(top.mountpoint, lazy=lazy)

@@ -358,6 +358,12 @@ _TABLE: Final = (
     Option("noacl", "no POSIX ACLs", _union("noacl", _yes), ""),
     Option("noxattrs", "0, 1: no extended attributes are shown", _union("noxattrs", _switch), "1"),
     Option("engine", "auto, direct, pyfuse3: who speaks with the kernel", _mount("engine", _engine)),
+    Option(
+        "supervise",
+        "on, off: another daemon goes on when this one dies, and `unionfs restart` upgrades it",
+        _mount("supervise", _switch),
+        "on",
+    ),
     Option("follow", "on, off: the direct engine runs on the CPU of the requester", _mount("follow", _switch), "on"),
     Option("timeout", "seconds that the kernel may keep names and attributes", _timeouts),
     Option("entry_timeout", "the same for names only", _mount("entry_timeout", _seconds)),

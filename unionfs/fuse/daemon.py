@@ -35,8 +35,10 @@ Describe = Callable[[Exception], tuple[int, str]]
 """Turns an error into an exit status (1 to 255) and the text that explains it."""
 
 
-def daemonize(work: Work, describe: Describe) -> tuple[int, str]:
+def daemonize(work: Work, describe: Describe, split: Callable[[], None] | None = None) -> tuple[int, str]:
     """Run *work* in a process of its own until it is ready or fails; return the status and what to print.
+
+    *split* is called there first; it may return in a child of that process only, which ends with the same status.
 
     An interrupt while we wait ends it.
 
@@ -46,7 +48,7 @@ def daemonize(work: Work, describe: Describe) -> tuple[int, str]:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become_daemon(work, describe, writing)
+        _become_daemon(work, describe, writing, split)
     os.close(writing)
     try:
         message = _read_message(reading)
@@ -65,18 +67,20 @@ def daemonize(work: Work, describe: Describe) -> tuple[int, str]:
     raise MountError(f"the daemon died before the mount was ready; because of {_cause(ended)}")
 
 
-def _become_daemon(work: Work, describe: Describe, report: int) -> NoReturn:
+def _become_daemon(work: Work, describe: Describe, report: int, split: Callable[[], None] | None) -> NoReturn:
     """Never return into the parent's code, whatever happens."""
     status = 1
     try:
         os.setsid()
-        status = _report(work, describe, report)
+        inherited = [fd for fd in _open_descriptors() if fd != report]
+        if split is not None:
+            split()
+        status = _report(work, describe, report, inherited)
     finally:
         os._exit(status)
 
 
-def _report(work: Work, describe: Describe, report: int) -> int:
-    inherited = [fd for fd in _open_descriptors() if fd != report]
+def _report(work: Work, describe: Describe, report: int, inherited: list[int]) -> int:
     reported = False
 
     def ready() -> None:

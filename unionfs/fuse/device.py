@@ -39,15 +39,18 @@ READ_AHEAD_KB: Final = 512
 class Device:
     """One mount and its descriptor. Close it after `unmount`; closing alone leaves a dead mount behind."""
 
-    def __init__(self, fd: int, mountpoint: Path, *, privileged: bool, keeper: socket.socket | None) -> None:
+    def __init__(
+        self, fd: int, mountpoint: Path, *, privileged: bool, keeper: socket.socket | None, number: str | None = None
+    ) -> None:
+        """*number* is the mount's st_dev where that is known already: another mount may cover it by now."""
         self.fd = fd
         self._mountpoint = mountpoint
         """Absolute, without symlinks: nobody answers a question about it before the mount is served."""
-        self._privileged = privileged
+        self.privileged = privileged
         self._keeper = keeper
         """Our end of the socket on which fusermount3 waits; None without auto_unmount."""
-        shown = self._topmost()
-        self._number = shown.device if shown is not None else None
+        shown = self._topmost() if number is None else None
+        self.number = shown.device if shown is not None else number
         """The mount's st_dev; None if the helper mounted where we cannot see it."""
 
     @classmethod
@@ -59,7 +62,6 @@ class Device:
         """
         mountpoint = Path(os.path.realpath(mountpoint))  # as it will stand in the list of mounts
         privileged = ids.has_capability(ids.CAP_SYS_ADMIN)
-        mountpoint = Path(os.path.realpath(mountpoint))
         if privileged and not options.auto_unmount:
             return cls(_mount_directly(mountpoint, options), mountpoint, privileged=True, keeper=None)
         fd, keeper = _mount_by_helper(mountpoint, options, privileged=privileged)
@@ -85,7 +87,7 @@ class Device:
         """
         if not self._is_in_the_tree():
             return
-        if not self._privileged:
+        if not self.privileged:
             command = [HELPER, "-u", "-q", "-z", "--", os.fspath(self._mountpoint)]
             subprocess.run(command, check=False, capture_output=True)
             return
@@ -109,7 +111,12 @@ class Device:
         if any(events & select.POLLERR for _, events in poller.poll(0)):  # the kernel has ended the connection
             return False
         shown = self._topmost()
-        return shown is not None and shown.device == self._number
+        return shown is not None and shown.device == self.number
+
+    @property
+    def keeper(self) -> int | None:
+        """The descriptor that must stay open as long as the mount."""
+        return self._keeper.fileno() if self._keeper is not None else None
 
     def close(self) -> None:
         os.close(self.fd)

@@ -17,17 +17,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from unionfs.errors import MountError
-from unionfs.fuse import frozen, wire
+from unionfs.fuse import frozen, journal, listing, takeover, wire
 from unionfs.fuse.device import Device
-from unionfs.fuse.passthrough import Cached, Passthrough
-from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Opcode, negotiate
+from unionfs.fuse.noting import Notes, NotingFrozen, NotingRequests
+from unionfs.fuse.passthrough import Cached, Modes, Passthrough
+from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Notify, Opcode, negotiate
 from unionfs.fuse.requests import Answer, Handler, Head, Requests
 from unionfs.fuse.serving import BUFFER_SIZE, Server
+from unionfs.fuse.settings import Settings
 from unionfs.linux import ids
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from unionfs.core.mountoptions import MountOptions
     from unionfs.core.union import Union
+    from unionfs.fuse.journal import Past
+    from unionfs.fuse.state import Record
+    from unionfs.fuse.supervisor import Link
 
 __all__ = ["DirectEngine"]
 
@@ -71,6 +78,13 @@ class DirectEngine:
             flags = (*(word for word in options.flags if word != "rw"), "ro")
             self._options = dataclasses.replace(options, flags=tuple(dict.fromkeys(flags)))
         self._device: Device | None = None
+        self._features = Feature(0)
+        """What was agreed with the kernel."""
+        self._link: Link | None = None
+        """Where a supervisor is that keeps the mount."""
+        self._past: Past | None = None
+        self._kept: Mapping[bytes, int] = {}
+        """What the last server knew and left, if there was one."""
         self._server: Server | None = None
         self._over = threading.Event()
         """Set when the loop has ended."""
@@ -96,10 +110,32 @@ class DirectEngine:
             self.unmount()
             raise
         self._device.read_further_ahead()
-        requests = self._handlers(self._device.fd, agreed.features)
-        if self._options.debug:
-            requests.table = traced(requests.table)
-        self._server = Server(self._device.fd, requests, follow=self._options.follow)
+        self._features = agreed.features
+
+    def hand_over(self, link: "Link", record: "Record") -> str | None:
+        if self._device is None or Feature.HAS_RESEND not in self._features:
+            return "the kernel does not send requests again (Linux 6.9 does)"
+        what = Settings(
+            config=self._union.config,
+            options=self._options,
+            record=record,
+            features=int(self._features),
+            divisor=listing.DIVISOR.value,
+            privileged=self._device.privileged,
+        )
+        takeover.hand_over(link, self._union, self._device.fd, self._device.keeper, what)
+        self._link = link
+        return None
+
+    def take_over(self, device: Device, features: int, link: "Link", kept: "Mapping[bytes, int]") -> None:
+        """Be the next server of a mount instead of making one; *kept* is what the supervisor had.
+
+        Raises:
+            ValueError: the last one's notes cannot be read.
+        """
+        self._device, self._features, self._link = device, Feature(features), link
+        self._past = journal.read(kept[b"journal"])
+        self._kept = kept
 
     def _wanted(self) -> Feature:
         if self._union.config.read_only:
@@ -108,14 +144,31 @@ class DirectEngine:
             return WANTED | Feature.PASSTHROUGH
         return WANTED
 
-    def _handlers(self, device: int, features: Feature) -> Requests:
+    def _handlers(self, device: int) -> Requests:
+        features, link, options = self._features, self._link, self._options
         if Feature.PASSTHROUGH in features:
-            return Requests(self._union, Passthrough(self._union, device), self._options, features)
-        kind = frozen.FrozenRequests if frozen.NEEDED in features else Requests
-        return kind(self._union, Cached(self._union, device), self._options, features)
+            modes: Modes = Passthrough(self._union, device)
+        else:
+            modes = Cached(self._union, device)
+        is_frozen = frozen.NEEDED in features
+        if link is None:
+            return (frozen.FrozenRequests if is_frozen else Requests)(self._union, modes, options, features)
+        requests = (NotingFrozen if is_frozen else NotingRequests)(self._union, modes, options, features)
+        if self._past is not None:
+            takeover.restore(self._union, modes, self._past, self._kept)
+        requests.note_in(Notes(self._union, link, self._past, self._kept))
+        return requests
 
     def start(self) -> bool:
         """Begin to answer requests, in a thread of its own."""
+        if self._device is None:
+            raise RuntimeError("start before mount")
+        requests = self._handlers(self._device.fd)
+        if self._options.debug:
+            requests.table = traced(requests.table)
+        self._server = Server(self._device.fd, requests, follow=self._options.follow)
+        if self._past is not None:
+            os.write(self._device.fd, wire.notification(Notify.RESEND, b""))
         gc.freeze()  # what start-up made will stay: the collector need not look at it again
         threading.Thread(target=self._run, name="unionfs direct", daemon=True).start()
         return True
@@ -154,6 +207,14 @@ class DirectEngine:
             if exc.errno not in {errno.EINVAL, errno.ENOENT}:  # somebody else was faster
                 log.warning("%s cannot be unmounted: %s", self._mountpoint, exc.strerror)
         device.close()
+
+    @property
+    def number(self) -> str | None:
+        return self._device.number if self._device is not None else None
+
+    def finish(self) -> None:
+        if self._server is not None:
+            self._server.finish()
 
     def statistics(self) -> dict[str, int]:
         """Return how many requests of each kind came."""

@@ -14,6 +14,8 @@ from unionfs.errors import MountError
 
 if TYPE_CHECKING:
     from unionfs.core.union import Union
+    from unionfs.fuse.state import Record
+    from unionfs.fuse.supervisor import Link
 
 __all__ = ["ENGINES", "Engine", "EngineClass", "choose"]
 
@@ -29,6 +31,19 @@ class Engine(Protocol):
         Raises:
             MountError: it could not be made, and nothing is left mounted.
         """
+
+    @property
+    def number(self) -> str | None:
+        """``MAJOR:MINOR`` of the mount's st_dev; None if there is no telling without asking it."""
+
+    def hand_over(self, link: "Link", record: "Record") -> str | None:
+        """Leave with a supervisor what another process needs to go on after us; return why not, if it cannot.
+
+        Between `mount` and `start`.
+        """
+
+    def finish(self) -> None:
+        """Answer what was asked, and then nothing any more: another process is about to go on."""
 
     def start(self) -> bool:
         """Begin to answer requests, if that needs no trio; return whether it did.

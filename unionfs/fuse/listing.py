@@ -6,15 +6,17 @@ have removed what he had read so far (rm -rf does). An index into a list would l
 nobody touched. So names are sorted by a number of their own, which is the offset: whatever the listing, what comes
 after an offset is what was not read yet, and no untouched name is missed or shown twice.
 
-That number is the hash of the name, as Python has it. It is the same as long as this process lives, which is as
-long as the kernel knows any offset; that two of a million names have the same is about as likely as a
-meteorite, and would hide one of them from one listing.
+That number is what the name, read as one long number, leaves when it is divided by a random one of 61 bits. A process
+that takes the mount over is told the divisor, as the kernel still knows offsets; Python's own hash could not be told.
+That two of a million names leave the same is about as likely as a meteorite, whoever chose them, and would hide one
+of them from one listing.
 
 As no offset needs a handle, directories are neither opened nor closed: OPENDIR is answered ENOSYS, which saves
 it and RELEASEDIR, two of five requests for each directory of a cold walk and two of three of a warm one.
 A listing is kept while somebody reads it: it begins at offset 0, and ends where there is no more.
 """
 
+import os
 from array import array
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
@@ -23,15 +25,22 @@ if TYPE_CHECKING:
     from unionfs.core.request import DirEntry
     from unionfs.core.union import Union
 
-__all__ = ["Listing", "Listings"]
+__all__ = ["DIVISOR", "Listing", "Listings"]
 
 KEPT: Final = 64
 """Listings that were begun and not read to their end; the oldest go first."""
 
 _DOTS: Final = (1, 2)
 """The offsets after ``.`` and ``..``, which come first."""
-_MASK: Final = (1 << 61) - 1
-"""Keeps an offset positive, with room for what comes first."""
+
+
+class _Divisor:
+    """What makes offsets: one number for all listings of a mount."""
+
+    value = 1 << 60 | int.from_bytes(os.urandom(7), "big")
+
+
+DIVISOR: Final = _Divisor()
 
 
 class Listing:
@@ -86,4 +95,4 @@ class Listings:
 
 def offset_of(name: bytes) -> int:
     """Return the offset after *name*."""
-    return (hash(name) & _MASK) + len(_DOTS) + 1
+    return int.from_bytes(name, "big") % DIVISOR.value + len(_DOTS) + 1

@@ -93,6 +93,9 @@ class Cached:
     def released(self, nodeid: int, flags: int) -> None:
         """Note that a file that was opened with *flags* is closed."""
 
+    def restore(self, nodeid: int, flags: int, backing: int, *, to_root: bool) -> None:
+        """Take over a file that the last server opened with *flags*, and lent to the kernel if *backing* is not 0."""
+
     def forgotten(self, nodeid: int) -> None:
         """Note that the kernel dropped the inode, and its pages with it."""
         self._stored.discard(nodeid)
@@ -171,6 +174,14 @@ class Passthrough(Cached):
             return None
         lent = self.lent[nodeid] = _Lent(backing, to_root=to_root)
         return lent
+
+    def restore(self, nodeid: int, flags: int, backing: int, *, to_root: bool) -> None:
+        if not backing:
+            self._cached[nodeid] = self._cached.get(nodeid, 0) + 1
+            return
+        self.lent.setdefault(nodeid, _Lent(backing, to_root=to_root)).count += 1
+        if flags & os.O_ACCMODE == os.O_RDWR:
+            self._map(nodeid)
 
     def _map(self, nodeid: int) -> None:
         others = self.changing.get(nodeid, 0)

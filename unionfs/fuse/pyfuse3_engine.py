@@ -38,6 +38,8 @@ from unionfs.fuse.reply import Replying, caller, changes, entry_attributes, nega
 
 if TYPE_CHECKING:
     from unionfs.core.union import Entry, Union
+    from unionfs.fuse.state import Record
+    from unionfs.fuse.supervisor import Link
 
 __all__ = ["REFUSED", "Handlers", "Pyfuse3Engine"]
 
@@ -264,6 +266,15 @@ class Pyfuse3Engine:
     @staticmethod
     def unfit() -> str | None:
         return None
+
+    number = None
+
+    def hand_over(self, link: "Link", record: "Record") -> str | None:
+        del link, record
+        return "pyfuse3 cannot take over a mount that it did not make"
+
+    def finish(self) -> None:
+        """Nobody goes on after this engine."""
 
     def mount(self) -> None:
         self._device = Device.mount(self._mountpoint, self._options)

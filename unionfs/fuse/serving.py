@@ -18,6 +18,7 @@ import logging
 import os
 import struct
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -44,6 +45,9 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 _ONE_WRITE: Final = 8192
 """Bytes up to which putting a body behind its header is cheaper than writing a vector of both."""
 _SIGKILL: Final = 1 << 8
+
+PATIENCE_S: Final = 10.0
+POLL_S: Final = 0.005
 
 
 class _Waiting(NamedTuple):
@@ -80,6 +84,19 @@ class Server:
         """Touch the union no more; returns when no thread does."""
         with self.lock:
             self._stopped = True
+
+    def finish(self) -> None:
+        """Stop between two requests, when no job is under way, or at the latest after PATIENCE_S; and stay so.
+
+        The lock is never given back. A request that was read and not answered is left to whoever serves next.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            self.lock.acquire()
+            if not self._waiting or time.monotonic() > deadline:
+                return
+            self.lock.release()
+            time.sleep(POLL_S)
 
     def run(self) -> None:
         """Serve until the mount is gone. Blocks; for one thread of its own."""

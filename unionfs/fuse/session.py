@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,6 +34,7 @@ from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import LayerInUse, MountError
 from unionfs.fuse import state
 from unionfs.fuse.engine import Engine, choose
+from unionfs.fuse.supervisor import SERVING, STOPPED, receive
 from unionfs.linux import at, capabilities
 from unionfs.linux.answers import answers
 from unionfs.linux.mount import is_mountpoint, mounts, resolved
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
     import trio
 
     from unionfs.core.union import Union
+    from unionfs.fuse.supervisor import Link
 
-__all__ = ["GONE", "TABLE_SIZE", "Session", "check_mountpoint"]
+__all__ = ["GONE", "TABLE_SIZE", "Session", "check_mountpoint", "prepare", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -80,55 +82,112 @@ class Session:
     log_file: Path | None = None
     """Where the log goes; None is stderr."""
 
-    def run(self, ready: Callable[[], None]) -> None:
+    def run(self, ready: Callable[[], None], link: "Link | None" = None) -> None:
         """Serve the mount until it ends; call *ready* once it answers requests.
 
         As under the kernel's overlayfs nobody gets past a quota, or at reserved blocks, because root has mounted.
+        With *link* a supervisor keeps the mount.
 
         Raises:
             UnionFSError: it could not be mounted; nothing is left.
         """
         with capabilities.without(capabilities.SYS_RESOURCE):
-            self._run(ready)
+            self._run(ready, link)
 
-    def _run(self, ready: Callable[[], None]) -> None:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to count
-        os.umask(0)  # modes come from whoever asks
-        _make_room_for_files()
+    def _run(self, ready: Callable[[], None], link: "Link | None") -> None:
+        prepare()
         check_mountpoint(self.mountpoint, self.config)
         union = _open_union(self.config)
         try:
             engine = choose(self.options.engine)(union, self.mountpoint, self.options)
             signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)  # they wait until trio can tell us of them
+            record = self._record(engine.name)  # before the mount: who asks for its real path then waits for us
             engine.mount()
             try:
-                _Served(self, union, engine, ready).run()
+                record = replace(record, device=engine.number or "")
+                if link is not None:
+                    record = self._handed_over(engine, record, link)
+                served = _Served(self, union, engine, record, link)
+                served.start()
+                served.run(ready)
             finally:
                 engine.unmount()
         finally:
             union.close()
 
+    def _record(self, engine: str) -> state.Record:
+        config = self.config
+        return state.Record(
+            pid=os.getpid(),
+            started=state.started(os.getpid()) or 0,
+            mountpoint=resolved(self.mountpoint),
+            device="",
+            engine=engine,
+            lower=[os.path.realpath(path) for path in config.lower],
+            data_only=[os.path.realpath(path) for path in config.data_only],
+            upper=os.path.realpath(config.upper) if config.upper else None,
+            work=os.path.realpath(config.work) if config.work else None,
+            read_only=config.read_only,
+            log=os.fspath(self.log_file) if self.log_file else None,
+        )
+
+    def _handed_over(self, engine: Engine, record: state.Record, link: "Link") -> state.Record:
+        """Have the mount kept; return the record that says so."""
+        record = replace(record, supervisor=link.supervisor, supervisor_started=link.started)
+        why_not = engine.hand_over(link, record)
+        if why_not is not None:
+            raise MountError(f"{self.mountpoint}: the mount cannot be supervised; because {why_not}")
+        return record
+
+
+def prepare() -> None:
+    """Make this process fit to serve."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to count
+    os.umask(0)  # modes come from whoever asks
+    _make_room_for_files()
+
+
+def serve(session: Session, engine: Engine, union: "Union", record: state.Record, link: "Link") -> None:
+    """Go on with a mount that was taken over, until it ends; what fails before it is served leaves it there."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)
+    served = _Served(session, union, engine, record, link)
+    served.start()
+    try:
+        served.run(None)
+    finally:
+        engine.unmount()
+        union.close()
+
 
 class _Served:
     """A mount from the moment at which it is made: the engine, the signals and the record beside it."""
 
-    def __init__(self, session: Session, union: "Union", engine: Engine, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, session: Session, union: "Union", engine: Engine, record: state.Record, link: "Link | None"
+    ) -> None:
         self._session = session
         self._union = union
         self._engine = engine
-        self._ready = ready
+        self._record = record
+        self._link = link
         self._records = state.own_directory()
+        self._started = False
+        """True if the engine answers already, without trio."""
 
-    def run(self) -> None:
+    def start(self) -> None:
+        self._started = self._engine.start()
+
+    def run(self, ready: Callable[[], None] | None) -> None:
+        """Serve until the mount ends; *ready* is who waits for one that is new."""
+        announce = partial(self._announce, ready) if ready is not None else self._remember
         try:
-            started = self._engine.start()
-            if started:
-                self._announce()
+            if self._started:
+                announce()
                 self._let_work()
 
             import trio
 
-            trio.run(self._main, started)
+            trio.run(self._main, None if self._started else announce)
         except ExceptionGroup as group:
             raise _first(group) from group
         finally:
@@ -147,15 +206,17 @@ class _Served:
             if asked == before or signal.sigpending() & set(OBEYED):
                 return
 
-    async def _main(self, announced: bool) -> None:
+    async def _main(self, announce: Callable[[], None] | None) -> None:
         import trio
 
         with trio.open_signal_receiver(*OBEYED) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, OBEYED)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals, nursery.cancel_scope)
-                if not announced:
-                    nursery.start_soon(partial(trio.to_thread.run_sync, self._announce, abandon_on_cancel=True))
+                if announce is not None:
+                    nursery.start_soon(partial(trio.to_thread.run_sync, announce, abandon_on_cancel=True))
+                if self._link is not None:
+                    nursery.start_soon(self._listen, self._link)
                 await self._engine.serve()
                 nursery.cancel_scope.cancel()
 
@@ -169,7 +230,23 @@ class _Served:
                 return
             self._report_counts()
 
-    def _announce(self) -> None:
+    async def _listen(self, link: "Link") -> None:
+        """Make room for another process when the supervisor says so."""
+        import trio
+
+        while True:
+            await trio.lowlevel.wait_readable(link.socket)
+            message, _ = receive(link.socket)
+            if not message:
+                log.warning("the supervisor has died; if this daemon dies too, the mount is lost")
+                self._record = replace(self._record, supervisor=None)
+                self._link = None
+                self._remember()
+                return
+            await trio.to_thread.run_sync(self._engine.finish)
+            os._exit(STOPPED)  # leaving everything as it is: it goes on elsewhere
+
+    def _announce(self, ready: Callable[[], None]) -> None:
         """Say that the mount is ready, once it has answered a request; not in the thread that answers."""
         try:
             found = os.stat(self._session.mountpoint)
@@ -177,27 +254,16 @@ class _Served:
             raise MountError(
                 f"{self._session.mountpoint}: the mount does not answer; because of {exc.strerror}"
             ) from exc
-        self._remember(found.st_dev)
-        self._ready()
+        self._record = replace(self._record, device=f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}")
+        self._remember()
+        ready()
 
-    def _remember(self, device: int) -> None:
-        config = self._session.config
-        record = state.Record(
-            pid=os.getpid(),
-            started=state.started(os.getpid()) or 0,
-            mountpoint=resolved(self._session.mountpoint),
-            device=f"{os.major(device)}:{os.minor(device)}",
-            engine=self._engine.name,
-            lower=[os.path.realpath(path) for path in config.lower],
-            data_only=[os.path.realpath(path) for path in config.data_only],
-            upper=os.path.realpath(config.upper) if config.upper else None,
-            work=os.path.realpath(config.work) if config.work else None,
-            read_only=config.read_only,
-            log=os.fspath(self._session.log_file) if self._session.log_file else None,
-        )
+    def _remember(self) -> None:
         if self._records is not None:
             with suppress(OSError):  # a full /run is no reason to have no mount
-                record.write(self._records)
+                self._record.write(self._records)
+        if self._link is not None:
+            self._link.say(SERVING)
 
     def _report_counts(self) -> None:
         counts = {"union": self._union.stats(), "requests": self._engine.statistics()}
@@ -212,7 +278,7 @@ class _Served:
 
     def _forget(self) -> None:
         if self._records is not None:
-            state.remove(self._records, os.getpid())
+            state.remove(self._records, os.getpid(), self._record.supervisor)
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

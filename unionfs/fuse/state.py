@@ -1,8 +1,8 @@
 """What the daemons leave for other commands to find: one record a mount, in a runtime directory.
 
 ``/run/unionfs`` for root, ``$XDG_RUNTIME_DIR/unionfs`` for a user, else ``unionfs-UID`` in the
-directory for temporary files. A record is a file named after the daemon's pid. It is written whole
-or not at all, and it is believed only while that very process lives: the time at which the process
+directory for temporary files. A record is a file named after the daemon's pid, or its supervisor's. It is
+written whole or not at all, and it is believed only while that very process lives: the time at which the process
 started is in it, so a pid that was given to somebody else later is noticed. A mount does not depend
 on its record: where none can be written there is a mount all the same, which only knows less about
 itself.
@@ -36,16 +36,29 @@ class Record:
     upper: str | None = None
     work: str | None = None
     read_only: bool = False
+    supervisor: int | None = None
+    """The process that keeps the mount if the daemon dies; None if nobody does."""
+    supervisor_started: int = 0
+    restarts: int = 0
+    """How often another daemon took over."""
     log: str | None = None
     """Where the daemon reports errors; None if it is in the foreground."""
 
     def is_alive(self) -> bool:
-        """Return whether the daemon that wrote this still runs."""
-        return started(self.pid) == self.started
+        """Return whether the daemon still runs, or will again."""
+        return self.owner is not None
+
+    @property
+    def owner(self) -> int | None:
+        """The process that the mount lives by: the supervisor, or the daemon if there is none; None if it is dead."""
+        for pid, when in ((self.supervisor, self.supervisor_started), (self.pid, self.started)):
+            if pid is not None and started(pid) == when:
+                return pid
+        return None
 
     def write(self, directory: Path) -> Path:
-        """Write the record, replacing an older one of the same process."""
-        path = directory / f"{self.pid}.json"
+        """Write the record, replacing an older one of the same mount."""
+        path = directory / f"{self.supervisor or self.pid}.json"
         replace(path, json.dumps(asdict(self), indent=1))
         return path
 
@@ -67,11 +80,11 @@ def statistics_file(directory: Path, pid: int) -> Path:
     return directory / f"{pid}.stats"
 
 
-def remove(directory: Path, pid: int) -> None:
-    """Remove what a daemon left in *directory*, and what others left whose processes are gone: they were killed."""
+def remove(directory: Path, *pids: int | None) -> None:
+    """Remove what processes left in *directory*, and what others left that are gone: they were killed."""
     for path in directory.iterdir():
         owner = path.name.partition(".")[0]
-        if owner.isdigit() and (int(owner) == pid or started(int(owner)) is None):
+        if owner.isdigit() and (int(owner) in pids or started(int(owner)) is None):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -104,11 +117,12 @@ def directories() -> list[Path]:
 
 
 def read_all() -> Iterator[tuple[Path, Record]]:
-    """Yield the records of daemons that live; one that is malformed or left over is passed by."""
+    """Yield the records of mounts that live; one that is malformed or left over is passed by."""
     for directory in directories():
         for path in sorted(directory.glob("*.json")):
             record = _read(path)
-            if record is not None and record.is_alive() and _is_by_its_daemon(path, record.pid):
+            owner = record.owner if record is not None else None
+            if record is not None and owner is not None and _is_by_its_daemon(path, owner):
                 yield directory, record
 
 
