@@ -7,7 +7,8 @@ import stat
 import pytest
 
 from tests.core.conftest import Stacks
-from tests.core.stacks import ME, PAST, Stack
+from tests.core.stacks import ME, PAST, Stack, symlink
+from unionfs.core.files import KEPT
 from unionfs.core.request import NOW, Changes
 
 # readers
@@ -101,14 +102,13 @@ def test_an_open_file_lives_on_without_its_name(stack: Stacks, layer: str) -> No
     assert s.id("f") != node
 
 
-def test_a_file_without_a_name_and_not_open_is_stale(stack: Stacks) -> None:
+def test_a_lower_file_without_a_name_and_not_open_is_not_written(stack: Stacks) -> None:
     s = stack({"f": "data"})
     node = s.id("f")
     s.unlink("f")
-    for flags in (os.O_RDONLY, os.O_RDWR):
-        with pytest.raises(OSError, match=r".") as caught:
-            s.union.open(node, flags)
-        assert caught.value.errno in {errno.ESTALE, errno.ENOENT}
+    with pytest.raises(OSError, match=r".") as caught:
+        s.union.open(node, os.O_RDWR)
+    assert caught.value.errno in {errno.ESTALE, errno.ENOENT}
     assert s.union.getattr(node)[1].st_nlink == 0
 
 
@@ -288,3 +288,32 @@ def test_whoever_has_not_read_yet_reads_what_is_there_then(stack: Stacks, change
         s.union.write(s.opened(s.union.open(nodeid, os.O_RDWR)), b"UP", 0)
     assert s.content(fh) == {"write": b"UPPER", "unlink and write": b"UPwer"}.get(change, b"lower")
     s.close(fh)
+
+
+# found, removed, then opened
+
+
+def test_a_file_that_was_found_can_be_opened_after_it_was_replaced(stack: Stacks) -> None:
+    s = stack({"low": "low"}, upper={"f": "old", "g": "new", "s": symlink("here"), "t": symlink("there")})
+    found = {name: s.id(name) for name in ("f", "s", "low")}
+    s.rename("g", "f")
+    s.rename("t", "s")
+    s.unlink("low")
+    for name, content in (("f", b"old"), ("low", b"low")):
+        fh = s.opened(s.union.open(found[name], os.O_RDONLY))
+        assert s.content(fh) == content
+        assert s.union.getattr(found[name])[1].st_nlink == 0
+    assert s.union.readlink(found["s"]) == b"here"
+    assert s.read("f") == b"new"
+    assert s.union.readlink(s.id("s")) == b"there"
+
+
+def test_only_what_was_removed_last_is_held_on_to(stack: Stacks) -> None:
+    names = [f"f{number}" for number in range(KEPT + 1)]
+    s = stack({}, upper=dict.fromkeys(names, "data"))
+    found = [s.id(name) for name in names]
+    for name in names:
+        s.unlink(name)
+    with pytest.raises(OSError, match="Stale"):
+        s.union.open(found[0], os.O_RDONLY)
+    assert s.content(s.opened(s.union.open(found[1], os.O_RDONLY))) == b"data"

@@ -11,7 +11,7 @@ from tests.engines import ENGINES, backends
 from tests.profile import LONG
 from unionfs.testing import disk
 from unionfs.testing.driver import attempt
-from unionfs.testing.literal import Tree, fifo
+from unionfs.testing.literal import Symlink, Tree, fifo
 from unionfs.testing.mounted import Mounted
 from unionfs.testing.snapshot import differences, snapshot
 from unionfs.testing.stack import Backend, kernel, lay
@@ -39,6 +39,16 @@ while time.monotonic() < end and left:
         choose.choice(ACTS)(name())
     except OSError as exc:
         assert exc.errno in {1, 2, 17, 18, 20, 21, 22, 26, 39, 40, 61, 95, 116}, exc
+"""
+
+
+READ = """
+import os, sys, time
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    with open(sys.argv[1]) as file:
+        assert file.read() in {"old", "new"}
+    assert os.readlink(sys.argv[1] + ".link") == "to"
 """
 
 
@@ -94,6 +104,23 @@ def test_eight_processes_leave_what_they_leave_on_a_plain_directory(engine: str,
         with served[engine](stack) as driver:
             lines = differences(snapshot(driver), snapshot(Mounted(plain)), names=("mount", "plain"))
         assert lines == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_file_that_is_replaced_again_and_again_is_always_there(engine: str, served: dict[str, Backend]) -> None:
+    seconds = 60 if LONG else 1.5
+    with disk.in_memory() as base:
+        stack = lay(base, [{"f": "old", "f.link": Symlink("to")}])
+        with served[engine](stack):
+            path, fresh = stack.mountpoint / "f", stack.mountpoint / "fresh"
+            command = [sys.executable, "-c", READ, str(path), str(seconds)]
+            readers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+            while any(reader.poll() is None for reader in readers):
+                fresh.write_text("new")
+                fresh.rename(path)
+                fresh.symlink_to("to")
+                fresh.rename(f"{path}.link")
+            assert [reader.communicate()[1] for reader in readers] == [""] * 3
 
 
 @pytest.mark.parametrize("engine", ENGINES)

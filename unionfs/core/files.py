@@ -7,8 +7,10 @@ the new data.
 Source: Linux fs/overlayfs/file.c.
 """
 
+import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
@@ -23,7 +25,10 @@ from unionfs.names import Handle
 if TYPE_CHECKING:
     from unionfs.core.readdir import OpenDirectory
 
-__all__ = ["FileTable", "OpenFile", "fill", "may_go_on", "open_file"]
+__all__ = ["FileTable", "OpenFile", "fill", "keep", "let_go", "may_go_on", "open_file"]
+
+KEPT: Final = 1024
+"""How many files without a name are held on to. The kernel forgets most of them at once, if it has a CPU for that."""
 
 _ACCESS: Final = os.O_ACCMODE
 _KEPT: Final = os.O_SYNC | os.O_DSYNC
@@ -75,13 +80,15 @@ class OpenFile:
 class FileTable:
     """Every open file and directory, by handle. Handles are not reused."""
 
-    __slots__ = ("directories", "files", "last")
+    __slots__ = ("directories", "files", "kept", "last")
 
     def __init__(self) -> None:
         self.last = 0
         """The last number that was handed out."""
         self.files: dict[int, OpenFile] = {}
         self.directories: dict[int, OpenDirectory] = {}
+        self.kept: dict[int, OpenFile | bytes] = {}
+        """By node id, oldest first: what `keep` holds on to. A file, or the target of a symlink."""
 
     def number(self) -> Handle:
         self.last += 1
@@ -101,10 +108,7 @@ class FileTable:
         """Note an open file, under *handle* if its opener has that already."""
         opened.handle = self.number() if handle is None else Handle(handle)
         self.files[opened.handle] = opened
-        if opened.node.opens is None:
-            opened.node.opens = [opened]
-        else:
-            opened.node.opens.append(opened)
+        _attach(opened)
         return opened.handle
 
     def __getitem__(self, fh: int) -> OpenFile:
@@ -112,6 +116,40 @@ class FileTable:
             return self.files[fh]
         except KeyError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+
+def _attach(opened: OpenFile) -> None:
+    if opened.node.opens is None:
+        opened.node.opens = [opened]
+    else:
+        opened.node.opens.append(opened)
+
+
+def keep(state: State, node: File, st: os.stat_result) -> None:
+    """Hold on to an upper file that is about to lose a name: somebody may have found it, and be about to open it.
+
+    Otherwise that is ESTALE. The kernel then looks for the name once more, but of a file that is replaced again and
+    again the second one may be gone as well. What a lower layer has needs no holding: it is still there.
+    """
+    if node.opens or node.lookups <= 0 or node.data is not None or not node.is_upper:
+        return
+    kept = state.files.kept
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(st.st_mode):
+            fd = at.open_unnoticed(node.place.fd(), node.real)
+            kept[node.nodeid] = opened = OpenFile(node, fd, os.O_RDONLY, os.O_RDONLY)
+            _attach(opened)
+        elif stat.S_ISLNK(st.st_mode):
+            kept[node.nodeid] = os.readlink(node.real, dir_fd=node.place.fd())
+    if len(kept) > KEPT:
+        let_go(state, next(iter(kept)))
+
+
+def let_go(state: State, nodeid: int) -> None:
+    """Hold on to the file no more."""
+    opened = state.files.kept.pop(nodeid, None)
+    if isinstance(opened, OpenFile):
+        _detach(state, opened)
 
 
 def open_file(state: State, node: File, flags: int, *, again: bool) -> Handle:
@@ -152,9 +190,11 @@ def _descriptor(node: File, dirfd: int, name: bytes, flags: int, asked: int = 0)
 
 
 def _reopen(node: File, flags: int) -> int:
-    """Open a file that has no name any more through one of its open files."""
+    """Open a file that has no name any more, through one of its open files or where a lower layer has it."""
     if not node.opens:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if node.is_upper or node.data is not None or flags & _ACCESS:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return at.open_unnoticed(node.place.fd(), node.real)
     return os.open(b"/proc/self/fd/%d" % node.opens[0].fd, flags | os.O_CLOEXEC)
 
 
@@ -200,6 +240,10 @@ def release(state: State, fh: int) -> None:
     opened = state.files.files.pop(fh, None)
     if opened is None:
         return
+    _detach(state, opened)
+
+
+def _detach(state: State, opened: OpenFile) -> None:
     opened.close()
     node = opened.node
     if node.opens is not None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from unionfs.core import find, inos, kernelmounts, ondisk, owners
+from unionfs.core import files, find, inos, kernelmounts, ondisk, owners
 from unionfs.core.config import Config, Fsync
 from unionfs.core.files import FileTable
 from unionfs.core.index import Index, origin_stat
@@ -300,6 +300,8 @@ def _filesystem_type(fd: int) -> str:
 
 def close_stack(state: State) -> None:
     """Close everything; the upper layer may be mounted again afterwards. Leaves the work directory empty."""
+    for nodeid in list(state.files.kept):
+        files.let_go(state, nodeid)
     for opened in list(state.files.files.values()):
         opened.close()
     state.files.files.clear()

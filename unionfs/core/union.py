@@ -131,6 +131,8 @@ class Union:
 
     def forget(self, nodeid: int, nlookup: int) -> None:
         """Take back *nlookup* lookups."""
+        if nodeid in self._files.kept and self._nodes[nodeid].lookups <= nlookup:
+            files.let_go(self._state, nodeid)
         self._nodes.forget(nodeid, nlookup)
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
@@ -171,7 +173,10 @@ class Union:
     def readlink(self, nodeid: int) -> bytes:
         """Return the target of a symlink."""
         node = self._nodes.file(nodeid)
-        if node.is_gone:
+        if node.is_gone and node.is_upper:
+            kept = self._files.kept.get(nodeid)
+            if isinstance(kept, bytes):
+                return kept
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return os.readlink(node.real, dir_fd=node.place.fd())
 
