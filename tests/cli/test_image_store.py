@@ -96,12 +96,18 @@ choices = random.Random(number)
 mine, shared = f"mine{number}:1", "app:1"
 commands = [
     ["load", "-q", "-i", path], ["tag", shared, mine], ["ls", "-R", shared], ["images"], ["rmi", mine],
-    ["rmi", "-f", shared], ["prune", "--all", "-f"], ["mount", shared, mnt], ["umount", mnt],
+    ["rmi", "-f", shared], ["prune", "--all", "-f"], ["mount", shared, mnt], ["umount", mnt], ["check"], ["df"],
+    ["mount", "--rw", "box", shared, mnt], ["commit", "box", mine], ["rm", "box"], ["save", "-o", mnt + ".tar", shared],
+    ["import", mnt + ".root", "new:1"], ["export", "-o", mnt + ".root", "box"], ["which", shared + ":/etc/passwd"],
 ]
 sys.argv[0] = "unionfs"
 done = 0
-for _ in range(25):
-    done += main(choices.choice(commands)) == 0
+for _ in range(30):
+    command = choices.choice(commands)
+    status = main(command)
+    done += status == 0
+    if command == ["check"] and status:
+        sys.exit("a check beside other commands has found a problem")
 print(done)
 """
 

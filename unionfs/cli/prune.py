@@ -9,7 +9,7 @@ import sys
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json, size
 from unionfs.cli.store import opened
-from unionfs.errors import ConfigError
+from unionfs.errors import ConfigError, ImageError
 from unionfs.oci import gc
 from unionfs.oci.containers import Containers
 from unionfs.oci.images import Image, Images
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> Exit:
     if not args.dry_run and args.all and not args.force:
         _ask(len(doomed))
     if not args.dry_run:
-        for image in doomed:
-            images.drop(image)
+        with images.using():  # as in rmi
+            doomed = [image for image in doomed if _drop(images, image)]
         found = gc.collect(images, partial=args.all) or []
     else:
         found = _with(images, doomed, partial=args.all)
@@ -61,6 +61,15 @@ def _doomed(images: Images, *, every: bool) -> list[Image]:
     containers = Containers(images)
     used = {mount.image for mount in containers.mounted()} | {container.image for container in containers.all()}
     return [image for image in images.all() if image.descriptor.digest not in used and (every or not image.names)]
+
+
+def _drop(images: Images, image: Image) -> bool:
+    """Remove an image, unless somebody has begun to use it."""
+    try:
+        images.drop(image)
+    except ImageError:
+        return False
+    return True
 
 
 def _with(images: Images, doomed: list[Image], *, partial: bool) -> list[gc.Garbage]:

@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> Exit:
     status, removed = Exit.OK, list[str]()
     for name in args.containers:
         try:
-            containers.remove(containers.find(name))
+            with images.using():  # as in rmi
+                containers.remove(containers.find(name))
         except ImageError as error:
             if not (args.force and isinstance(error, NoSuchImage)):
                 code, message = describe(error)

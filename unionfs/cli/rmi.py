@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> Exit:
     status = Exit.OK
     for text in args.images:
         try:
-            _remove(images, text, done, force=args.force)
+            with images.using():  # a check, which is alone with the store, sees all of a removal or nothing
+                _remove(images, text, done, force=args.force)
         except ImageError as error:
             if not (args.force and isinstance(error, NoSuchImage)):
                 code, message = describe(error)
