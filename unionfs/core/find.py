@@ -71,13 +71,16 @@ def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
     """Return the node of what was found: a known one if it is a further name of it, else a new one."""
     if found.place is None:
         ino = directory_number(found.dirs, found.st)
+        top = found.dirs[0].layer
+        if len(found.dirs) > 1 and top.writable and state.nodes.shows(ino):
+            ino = inos.number(top.fsid, found.st.st_ino)  # a second one with the same redirect, made by somebody else
         node = Dir(parent, name, ino, tuple(found.dirs))
         state.nodes.add(node)
         return node
     place, st = found.place, found.st
-    ino = file_number(state, place, st, found.origin)
+    ino, own = file_number(state, place, st, found.origin), inos.number(place.layer.fsid, st.st_ino)
     has_links = st.st_nlink > 1 and (place.layer.writable or state.config.index)
-    known = state.nodes.linked(ino) if has_links else None
+    known = _known(state, (ino, own), place, st) if has_links else None
     if known is not None:
         state.nodes.add_name(known, parent, name)
         if known.indexed_links is None:
@@ -85,6 +88,8 @@ def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
         elif not place.layer.writable:
             known.has_lower_names = True
         return known
+    if ino != own and state.nodes.shows(ino):
+        ino = own  # a copy of a copy, attributes and all, made by somebody else
     file = File(parent, name, ino, place, found.real)
     file.data = found.data
     if has_links:
@@ -92,6 +97,23 @@ def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
         state.nodes.remember_links(file)  # what fails above must not be found by its number: it is in no table yet
     state.nodes.add(file)
     return file
+
+
+def _known(state: State, numbers: tuple[int, int], place: Place, st: os.stat_result) -> File | None:
+    """Return the node of the file with attributes *st* in *place*, if another name of it was seen.
+
+    One that shows the same number may be another file, which just claims to come from the same.
+    """
+    for number in numbers:
+        known = state.nodes.linked(number)
+        if known is None:
+            continue
+        if not (place.layer.writable and known.is_upper):
+            return known
+        real = known.final or known.place.find(known.real)
+        if real is not None and real.st_ino == st.st_ino:
+            return known
+    return None
 
 
 def _attach_index(state: State, file: File, found: Found) -> None:

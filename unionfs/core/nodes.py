@@ -217,6 +217,11 @@ class NodeTable:
                 self.add_name(node, parent, name)
         node.parent, node.name = found
 
+    def shows(self, ino: int) -> bool:
+        """Tell whether a node that the kernel knows shows the number *ino* to users."""
+        node = self._by_id.get(ino)
+        return node is not None and node.ino == ino
+
     def linked(self, ino: int) -> File | None:
         """Return the node of a file that has several names, if one of them was seen; *ino* is the union's number."""
         known = self._linked.get(ino)
