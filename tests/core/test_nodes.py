@@ -8,6 +8,7 @@ import pytest
 from tests.core.conftest import Stacks
 from tests.core.stacks import Stack, Tree
 from unionfs.core.nodes import Dir
+from unionfs.linux import at
 from unionfs.names import ROOT_ID
 
 
@@ -155,7 +156,12 @@ def test_every_request_works_when_no_descriptor_may_be_kept(stack: Stacks) -> No
     assert s.names("a") == ["s"]
 
 
-def test_a_deep_walk_keeps_only_its_end_open_where_there_are_too_many(stack: Stacks) -> None:
+@pytest.mark.parametrize("in_one_call", [True, False])
+def test_a_deep_walk_keeps_only_its_end_open_where_there_are_too_many(
+    stack: Stacks, in_one_call: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_one_call:
+        monkeypatch.setattr(at, "open_below", lambda _dirfd, _names: None)
     tree: Tree = {"f": "deep"}
     for _ in range(100):
         tree = {"d": tree}

@@ -64,6 +64,32 @@ def test_a_fifo_never_blocks(here: int) -> None:
         at.open_directory(here, b"fifo")
 
 
+def test_a_directory_far_below_is_reached_however_long_its_path_is(here: int) -> None:
+    names = [b"%d" % number + b"x" * 200 for number in range(50)]
+    fd = os.dup(here)
+    for name in names:
+        os.mkdir(name, dir_fd=fd)
+        fd, above = at.open_directory(fd, name), fd
+        os.close(above)
+    before = len(os.listdir("/proc/self/fd"))
+    found = at.open_below(here, names)
+    assert found is not None
+    assert os.path.samestat(os.fstat(found), os.fstat(fd))
+    assert not os.get_inheritable(found)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert at.open_below(here, [*names, b"none"]) is None
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    os.close(found)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("way", [b"to-dir", b"../.", b"/", b"file", b"fifo", b"none", b"dir/inner"])
+def test_no_other_way_leads_far_below(here: int, way: bytes, tmp_path: Path) -> None:
+    (tmp_path / "dir" / "back").symlink_to("..")
+    assert at.open_below(here, [way, b"dir"]) is None
+    assert at.open_below(here, [b"dir", b"back", b"dir"]) is None
+
+
 def test_descriptors_are_not_inherited(here: int) -> None:
     for fd in (at.open_file(here, b"file", os.O_RDONLY), at.open_directory(here, b"dir"), at.open_path(here, b"dir")):
         assert not os.get_inheritable(fd)

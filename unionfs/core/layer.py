@@ -1,8 +1,8 @@
 """A layer, and a real directory in one of them.
 
 A `Place` is how the union names a directory on disk: the place above it and one name. Its
-descriptor is opened when it is first needed, one component below the descriptor of its parent and
-without following a symlink, so nothing in a layer can lead outside of it, and a directory at depth
+descriptor is opened when it is first needed, below the descriptor of its parent and without following
+a symlink, so nothing in a layer can lead outside of it, and a directory at depth
 1,000 costs what one at depth 1 costs. Descriptors are a cache: the oldest are closed when there are
 too many, and opened again by the same walk.
 
@@ -26,6 +26,9 @@ __all__ = ["Descriptors", "Layer", "Place"]
 
 _CLOSED: Final = -1
 _NEVER: Final = -(1 << 60)
+
+FEW_CLOSED: Final = 8
+"""With more directories closed above one, those between are not opened; otherwise others will want them as well."""
 
 MISSES_TO_LEARN: Final = 3
 """So many names were asked for in vain before all are read: one listing costs as much as a few misses."""
@@ -132,12 +135,17 @@ class Place:
         return self._fd if self._fd >= 0 else self._open()
 
     def _open(self) -> int:
-        """Open the directory, and those above it that are closed: from the top down, not recursively."""
+        """Open the directory, and those above it that are closed: from the top down, or past them if they are many."""
         closed = [self]
         while (above := closed[-1].parent) is not None and not above.is_open:
             closed.append(above)
         if above is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if len(closed) > FEW_CLOSED:
+            deep = at.open_below(above.fd(), [place.name for place in reversed(closed)])
+            if deep is not None:
+                self.adopt(deep)
+                return deep
         fd, between = above.fd(), None
         for place in reversed(closed):
             fd = at.open_directory(fd, place.name)

@@ -11,7 +11,7 @@ import fcntl
 import os
 import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "link_descriptor",
     "lstat",
     "make_room",
+    "open_below",
     "open_directory",
     "open_file",
     "open_path",
@@ -54,6 +55,11 @@ _BTIME_OFFSET: Final = 80
 
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_PATH_MAX: Final = 4096
+_OPENAT2: Final = 437
+_BELOW: Final = struct.pack("=QQQ", _DIRECTORY, 0, 0x04 | 0x08)
+"""struct open_how: RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH. Source: Linux include/uapi/linux/openat2.h."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -138,6 +144,25 @@ def open_directory(dirfd: int, name: bytes) -> int:
             return os.open(name, _DIRECTORY, dir_fd=dirfd)
         except PermissionError:
             return os.open(name, _DIRECTORY | os.O_PATH, dir_fd=dirfd)
+
+
+def open_below(dirfd: int, names: Sequence[bytes]) -> int | None:
+    """Open the directory that *names* lead to, each in the one before, with a call for each 4,000 bytes of them.
+
+    None where that does not work (before Linux 5.6, or not allowed); to go down by `open_directory` will, or says why.
+    """
+    fd, rest = dirfd, list(names)
+    while rest:
+        path = rest.pop(0)
+        while rest and len(path) + len(rest[0]) < _PATH_MAX - 1:
+            path += b"/" + rest.pop(0)
+        below = _libc.syscall(_OPENAT2, fd, path, _BELOW, ctypes.c_size_t(len(_BELOW)))
+        if fd != dirfd:
+            os.close(fd)
+        if below < 0:
+            return None
+        fd = below
+    return fd
 
 
 def open_file(dirfd: int, name: bytes, flags: int, mode: int = 0) -> int:
