@@ -74,3 +74,25 @@ def test_an_interrupted_caller_takes_the_child_with_him() -> None:
         caller.send_signal(signal.SIGINT)
         caller.wait(PATIENCE_S)
     eventually(lambda: state.started(child) is None)
+
+
+def test_an_interrupt_right_after_the_fork_does_so_too() -> None:
+    code = (
+        "import os, signal, sys, time; from unionfs.fuse.daemon import daemonize\n"
+        "fork, caller = os.fork, os.getpid()\n"
+        "def interrupted():\n"
+        "    pid = fork()\n"
+        "    if pid:\n"
+        "        print(pid, flush=True)\n"
+        "        os.kill(caller, signal.SIGINT)\n"
+        "    return pid\n"
+        "os.fork = interrupted\n"
+        "daemonize(lambda ready: time.sleep(60), None)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment, timeout=PATIENCE_S
+    )
+    assert "KeyboardInterrupt" in done.stderr
+    child = int(done.stdout)
+    eventually(lambda: state.started(child) is None)

@@ -27,6 +27,7 @@ __all__ = ["Describe", "Work", "daemonize"]
 log = logging.getLogger(__name__)
 
 _READY: Final = b"\0"
+_INTERRUPT: Final = (signal.SIGINT,)
 
 Work = Callable[[Callable[[], None]], None]
 """What the daemon does; it calls its argument once it is ready, and goes on."""
@@ -46,11 +47,13 @@ def daemonize(work: Work, describe: Describe, split: Callable[[], None] | None =
         MountError: it died without a word.
     """
     reading, writing = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPT)  # until we are ready to end the child because of it
     pid = os.fork()
     if pid == 0:
         _become_daemon(work, describe, writing, split)
     os.close(writing)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
         message = _read_message(reading)
     except KeyboardInterrupt:
         with contextlib.suppress(ProcessLookupError):
@@ -72,6 +75,7 @@ def _become_daemon(work: Work, describe: Describe, report: int, split: Callable[
     status = 1
     try:
         os.setsid()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
         inherited = [fd for fd in _open_descriptors() if fd != report]
         if split is not None:
             split()
