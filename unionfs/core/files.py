@@ -126,12 +126,13 @@ def _attach(opened: OpenFile) -> None:
 
 
 def keep(state: State, node: File, st: os.stat_result) -> None:
-    """Hold on to an upper file that is about to lose a name: somebody may have found it, and be about to open it.
+    """Hold on to an upper file that is about to lose its last name: somebody may have found it, and be about to open.
 
     Otherwise that is ESTALE. The kernel then looks for the name once more, but of a file that is replaced again and
     again the second one may be gone as well. What a lower layer has needs no holding: it is still there.
     """
-    if node.opens or node.lookups <= 0 or node.data is not None or not node.is_upper:
+    has_more_names = node.links is not None and len(node.links) > 1
+    if node.opens or node.lookups <= 0 or node.data is not None or not node.is_upper or has_more_names:
         return
     kept = state.files.kept
     with contextlib.suppress(OSError):

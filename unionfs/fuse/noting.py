@@ -139,8 +139,9 @@ class Notes:
     def keep_open(self, node: Node | None) -> None:
         """Have the supervisor keep the open files of *node*, which is about to lose a name, or has none."""
         if isinstance(node, File) and node.opens:
-            self._link.keep(*((key_of(file.handle), file.fd) for file in node.opens))
-            self._kept.update(file.handle for file in node.opens)
+            opened = [file for file in node.opens if file.handle]  # 0: of `files.keep`, nobody's
+            self._link.keep(*((key_of(file.handle), file.fd) for file in opened))
+            self._kept.update(file.handle for file in opened)
 
     def copied(self, node: File) -> None:
         """The open files of *node*, which has no name, lead to a copy now."""
