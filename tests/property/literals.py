@@ -5,6 +5,9 @@ makes one inode. Layers with redirects come about by renames and `machine.Machin
 that are attributes: the kernel does not see a directory as empty that holds nothing else.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from unionfs.testing.literal import (
@@ -23,7 +26,7 @@ from unionfs.testing.literal import (
     opaque,
 )
 
-__all__ = ["DATA", "METACOPY", "NAMES", "layers", "trees"]
+__all__ = ["DATA", "METACOPY", "NAMES", "layers", "trees", "without_heirs"]
 
 NAMES = ("a", "b", "c")
 DATA: Tree = {"data": {"one": "the first", "two": File(b"", holes={70_000: b"the second"})}}
@@ -66,6 +69,18 @@ def layers(most: int = 3) -> st.SearchStrategy[list[Tree]]:
     bottom = st.builds(_both, trees(), links)
     above = st.lists(trees(), max_size=most - 1)
     return st.builds(lambda upper, lowest: [*upper, lowest], above, bottom)
+
+
+def without_heirs(tree: Tree) -> Tree:
+    """Return *tree* with no default ACLs."""
+    return {name: _without(node) for name, node in tree.items()}
+
+
+def _without(node: TreeNode) -> TreeNode:
+    if isinstance(node, Dir):
+        xattrs = {name: value for name, value in node.xattrs.items() if name != ACL_DEFAULT}
+        return replace(node, entries=without_heirs(node.entries), xattrs=xattrs)
+    return without_heirs(node) if isinstance(node, Mapping) else node
 
 
 def _both(tree: Tree, more: Tree) -> Tree:

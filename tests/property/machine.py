@@ -10,12 +10,12 @@ from hypothesis import note, reject
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.property.literals import DATA, METACOPY, layers, trees
+from tests.property.literals import DATA, METACOPY, layers, trees, without_heirs
 from tests.property.operations import WHITEOUT, handle_operations, operations, settle
 from unionfs.core.config import RedirectDir
 from unionfs.testing import disk
 from unionfs.testing.driver import Driver, Op, Outcome, Status, attempt
-from unionfs.testing.literal import Tree
+from unionfs.testing.literal import ACL_DEFAULT, Tree
 from unionfs.testing.mounted import acting_as
 from unionfs.testing.snapshot import Seen, Snapshot, differences, snapshot
 from unionfs.testing.stack import Backend, Features, Stack, in_process, kernel, lay
@@ -88,6 +88,8 @@ class Machine(RuleBasedStateMachine):
         note(f"lower = {lower}\nupper = {upper}\nfeatures = {features}")
         for side in ("ours", "kernel"):
             (self.base / side).mkdir()
+        if ACL_DEFAULT in self.lacks:
+            lower, upper = [without_heirs(tree) for tree in lower], without_heirs(upper)
         data = [DATA] if features.metacopy else []
         lower = [*lower[:-1], {**lower[-1], "m": METACOPY}] if data else lower
         self.mine: Stack = lay(self.base / "ours", lower, upper=upper, features=features, data_only=data)
