@@ -164,23 +164,3 @@ def test_a_full_upper_layer(engine: str, op: tuple[object, ...], served: dict[st
             assert lines == []
             (small / "filler").unlink()
             assert attempt(driver, op).errno == "ok"
-
-
-ATTACKS: dict[str, Tree] = {
-    "a fifo where a directory is expected": {"d": fifo()},
-    "names that are no text": {"\udcff\udcfe": "1", "n" * 255: "2", "-rf": "3", "\n": "4"},
-}
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_a_hostile_layer_changes_nothing_outside(engine: str, attack: Tree, served: dict[str, Backend]) -> None:
-    with disk.in_memory() as base:
-        outside = disk.write({"secret": "s"}, base / "outside")
-        stack = lay(base, [attack, {"d": {"f": "1"}}])
-        with served[engine](stack) as driver:
-            for name, _ in driver.listdir(""):
-                attempt(driver, ("rename", name, "moved"))
-            attempt(driver, ("create", "d/f", b"2", 0o644, 0))
-        assert sorted(os.listdir(outside)) == ["secret"]
-        assert (outside / "secret").read_text() == "s"
