@@ -11,7 +11,7 @@ from tests.engines import ENGINES, backends
 from tests.profile import LONG
 from unionfs.testing import disk
 from unionfs.testing.driver import attempt
-from unionfs.testing.literal import Symlink, Tree, fifo
+from unionfs.testing.literal import Symlink, Tree
 from unionfs.testing.mounted import Mounted
 from unionfs.testing.snapshot import differences, snapshot
 from unionfs.testing.stack import Backend, kernel, lay
