@@ -20,6 +20,7 @@ def test_the_demo_shows_a_union_at_work() -> None:
     assert "a whiteout: deletes the one of tools" in done.stdout
     assert "The three layers are what they were" in done.stdout
     assert "What came back is what went in" in done.stdout
+    assert "pull --verbose" in done.stdout
 
 
 def test_a_demo_that_fails_unmounts_and_removes_its_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The second half: the same files as an image, through a real registry and back."""
+"""The second half: the same files as an image, to a real registry and back through a mirror of it."""
 
 import contextlib
 import json
@@ -30,13 +30,21 @@ def show(typed: Typist) -> None:
     before = fingerprint(typed.here / MOUNT)
     typed.run("unionfs", "umount", MOUNT)
 
-    heading("To a registry, and back")
-    with registry(typed) as address:
+    heading("To a registry, and back through a mirror of it")
+    unpack(typed, "registry", ("docker-registry",))
+    with registry(typed, "origin") as address:
         name = f"{address}/demo/site"
         typed.run("unionfs", "push", "demo/site", name)
         typed.run("unionfs", "rmi", "--force", "demo/site", "demo/tools", "demo/base")
         typed.run("unionfs", "images")
-        typed.run("unionfs", "pull", name)
+        with registry(typed, "mirror", proxy={"remoteurl": f"http://{address}"}) as mirror:
+            settings = f'[[registry."{address}".mirror]]\nurl = "http://{mirror}"\nfallback = false\n'
+            (typed.here / "registries.toml").write_text(settings, encoding="utf-8")
+            typed.environment["UNIONFS_REGISTRIES"] = "registries.toml"
+            typed.run("cat", "registries.toml")
+            asked = typed.run("unionfs", "pull", "--verbose", name)
+            if f"http://{mirror}/demo/site: good" not in asked:
+                raise UnionFSError("the mirror was not asked")
     typed.run("unionfs", "mount", name, MOUNT)
     typed.inside("hello", "Hello, world!")
     if fingerprint(typed.here / MOUNT) != before:
@@ -55,19 +63,22 @@ def add_layer(typed: Typist, below: str, name: str, command: str) -> None:
 
 
 @contextlib.contextmanager
-def registry(typed: Typist) -> Iterator[str]:
-    """Serve the distribution's registry on loopback, from its unpacked package; yield its address."""
-    unpack(typed, "registry", ("docker-registry",))
+def registry(typed: Typist, name: str, **sections: object) -> Iterator[str]:
+    """Serve the distribution's registry on loopback, from its unpacked package; yield its address.
+
+    *sections* are more of its configuration.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
     settings = {
         "version": 0.1,
         "http": {"addr": address},
-        "storage": {"filesystem": {"rootdirectory": str(typed.here / "registry/data")}},
+        "storage": {"filesystem": {"rootdirectory": str(typed.here / f"{name}-data")}},
+        **sections,
     }
-    (typed.here / "registry.yml").write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
-    command = ["registry/usr/bin/docker-registry", "serve", "registry.yml"]
+    (typed.here / f"{name}.yml").write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
+    command = ["registry/usr/bin/docker-registry", "serve", f"{name}.yml"]
     print(f"$ {' '.join(command)} &    # on {address}", flush=True)
     served = subprocess.Popen(
         command, cwd=typed.here, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
