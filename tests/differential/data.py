@@ -133,6 +133,8 @@ DATA: Final = [
             ("pwrite", "h", b"!", 5),
             ("lseek", "h", 4 << 20, os.SEEK_HOLE),
             ("lseek", "h", 4 << 20, os.SEEK_DATA),
+            ("lseek", "h", -7, os.SEEK_DATA),
+            ("lseek", "h", -7, os.SEEK_HOLE),
         ],
         features=ON,
     ),

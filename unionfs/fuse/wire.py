@@ -122,7 +122,7 @@ INIT_FLAGS2: Final = Struct("=I")  # from 7.36 on, after INIT
 INTERRUPT: Final = Struct("=Q")  # fuse_interrupt_in: unique
 IOCTL: Final = Struct("=QIIQII")  # fuse_ioctl_in: fh, flags, cmd, arg, in_size, out_size
 FALLOCATE: Final = Struct("=QQQI4x")  # fuse_fallocate_in: fh, offset, length, mode
-LSEEK: Final = Struct("=QQI4x")  # fuse_lseek_in: fh, offset, whence
+LSEEK: Final = Struct("=QqI4x")  # fuse_lseek_in: fh, offset (as lseek(2) was given it), whence
 COPY: Final = Struct("=QQQQQQQ")  # fuse_copy_file_range_in: fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
 STATX: Final = Struct("=I4xQII")  # fuse_statx_in: getattr_flags, fh, sx_flags, sx_mask
 
