@@ -166,7 +166,7 @@ class PlainUnion:
         self.handles[number] = handle
         return number
 
-    def open(self, nodeid: int, flags: int) -> int:
+    def open(self, nodeid: int, flags: int, *, again: bool = False) -> int:
         if self.slow and flags & os.O_ACCMODE != os.O_RDONLY:
             if not self.slow[0].done:
                 raise Deferred(self.slow[0])
