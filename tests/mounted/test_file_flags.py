@@ -116,6 +116,21 @@ def test_the_kernel_finds_what_is_in_a_directory_that_was_made_immutable_here(ba
             assert sorted(driver.listdir("d/e")) == [("low", "f"), ("up", "f")]
 
 
+@pytest.mark.parametrize("engine", ["direct", "kernel"])
+def test_flags_are_asked_for_first(base: Path, direct: Backend, engine: str) -> None:
+    stack = lay(base, [{"f": "data", "d": {"full": {"x": ""}}, "e": {}}])
+    with (kernel if engine == "kernel" else direct)(stack) as driver:
+        before = driver.lstat("f").st_ctime_ns
+        assert attempt(driver, ("setflags", "f", fileops.FS_APPEND)).errno == "ok"
+        assert attempt(driver, ("setflags", "d", fileops.FS_IMMUTABLE)).errno == "ok"
+        assert driver.lstat("f").st_ctime_ns > before
+        assert attempt(driver, ("touch", "f")).errno == "ok"
+        refused = [("utime", "f", 1, 1), ("touch", "d"), ("rmdir", "d/full"), ("rmdir", "d"), ("rename", "e", "d")]
+        assert [attempt(driver, op).errno for op in refused] == ["EPERM"] * len(refused)
+        assert attempt(driver, ("setflags", "f", 0)).errno == "ok"
+        assert attempt(driver, ("setflags", "d", 0)).errno == "ok"
+
+
 def test_nothing_goes_from_a_directory_that_is_append_only_or_immutable(base: Path, direct: Backend) -> None:
     stack = lay(base, [{"d": {"f": "data", "e": {}}}])
     assert stack.upper is not None

@@ -385,10 +385,16 @@ def rmdir(state: State, parent: Dir, name: bytes) -> None:
         if not isinstance(node, Dir):
             _fail(errno.ENOTDIR)
         if readdir.has_names(state, node):
-            _fail(errno.ENOTEMPTY)
+            refuse_full(parent, node)
         _rmdir(state, upper, node, parent, name)
     finally:
         state.nodes.drop_if_unused(node)
+
+
+def refuse_full(parent: Dir, node: Dir) -> NoReturn:
+    """Refuse to remove a directory that holds something; that it may not be removed anyway would come first."""
+    is_protected = any(at.is_protected(each.places[0].fd(), b"") for each in (parent, node))
+    _fail(errno.EPERM if is_protected else errno.ENOTEMPTY)
 
 
 def _rmdir(state: State, upper: Upper, node: Dir, parent: Dir, name: bytes) -> None:

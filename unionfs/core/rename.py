@@ -71,7 +71,7 @@ def rename(state: State, old: End, new: End, flags: int = 0) -> None:
         if target is not None and flags & at.RENAME_EXCHANGE:
             _require_movable(state, target)
         elif isinstance(target, Dir) and readdir.has_names(state, target):
-            _fail(errno.ENOTEMPTY)
+            dirops.refuse_full(new.parent, target)
         if target is not None and flags & at.RENAME_EXCHANGE:
             _exchange(state, upper, (old, node), (new, target))
         else:

@@ -15,7 +15,7 @@ from unionfs.fuse.wire import IOCTL_DONE, Ioctl
 if TYPE_CHECKING:
     from unionfs.core.union import Union
 
-__all__ = ["KNOWN", "answer", "from_xflags", "to_xflags"]
+__all__ = ["CHANGING", "KNOWN", "answer", "from_xflags", "to_xflags"]
 
 _GETFLAGS: Final = frozenset({0x80086601, 0x80046601})
 """FS_IOC_GETFLAGS and FS_IOC32_GETFLAGS; both mean a word of 32 bits, whatever the number says."""
@@ -23,7 +23,8 @@ _SETFLAGS: Final = frozenset({0x40086602, 0x40046602})
 FSGETXATTR: Final = 0x801C581F
 FSSETXATTR: Final = 0x401C5820
 
-KNOWN: Final = _GETFLAGS | _SETFLAGS | {FSGETXATTR, FSSETXATTR}
+CHANGING: Final = _SETFLAGS | {FSSETXATTR}
+KNOWN: Final = _GETFLAGS | CHANGING | {FSGETXATTR}
 """Every other number is answered ENOTTY; a common one is the question whether a file is a terminal."""
 
 _WORD: Final = Struct("=I")

@@ -248,7 +248,12 @@ class Requests:
 
     def ioctl(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         request = wire.ioctl(body)
-        return fsioctl.answer(self._union, nodeid, request) if request.cmd in fsioctl.KNOWN else errno.ENOTTY
+        if request.cmd not in fsioctl.KNOWN:
+            return errno.ENOTTY
+        answer = fsioctl.answer(self._union, nodeid, request)
+        if request.cmd in fsioctl.CHANGING:
+            self._modes.drop_attributes(nodeid)  # it has moved the ctime
+        return answer
 
     # Directories.
 
