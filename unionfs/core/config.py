@@ -109,6 +109,8 @@ class Config:
     volatile: bool = False
     """As ``Fsync.VOLATILE``, with the kernel's marker: an upper that was not unmounted is refused."""
     fsync: Fsync = Fsync.AUTO
+    dirsync: bool = False
+    """A change of a directory is on the disk before it is answered, unless nothing is synced at all."""
     xattr_permissions: int = 0
     """Where owner and mode are kept if the upper cannot hold them: 0 nowhere, 1
     ``security.fuseoverlayfs.override_stat``, 2 ``user.containers.override_stat``."""

@@ -25,7 +25,7 @@ from unionfs.names import Handle
 if TYPE_CHECKING:
     from unionfs.core.readdir import OpenDirectory
 
-__all__ = ["FileTable", "OpenFile", "fill", "keep", "let_go", "may_go_on", "open_file"]
+__all__ = ["FileTable", "OpenFile", "fill", "keep", "let_go", "may_go_on", "open_file", "settle"]
 
 KEPT: Final = 1024
 """How many files without a name are held on to. The kernel forgets most of them at once, if it has a CPU for that."""
@@ -268,6 +268,19 @@ def fsync_directory(state: State, node: Dir, datasync: bool) -> Job | None:
     if place is None or node.is_gone or state.config.fsync is Fsync.VOLATILE:
         return None
     return _sync_job(place.fd(), os.fdatasync if datasync else os.fsync)
+
+
+def settle(state: State, *nodes: Dir) -> None:
+    """With dirsync, write through the directories that have just been changed; others wait meanwhile.
+
+    Raises:
+        OSError: EIO, the disk did not take it, though the change was made.
+    """
+    if not state.config.dirsync or state.config.fsync is Fsync.VOLATILE:
+        return
+    for node in dict.fromkeys(nodes):
+        if node.upper is not None and not node.is_gone:
+            os.fsync(node.upper.fd())
 
 
 def sync_upper(state: State) -> Job | None:

@@ -20,8 +20,8 @@ FLAG_GROUPS: Final[tuple[Mapping[str, str], ...]] = (
     {"dev": "devices work; the default for root", "nodev": "devices are only names; the default for users"},
     {"suid": "set-id bits work; the default for root", "nosuid": "set-id bits do nothing; the default for users"},
     {"exec": "programs may run; the default", "noexec": "no program may run"},
-    {"async": "writes need not reach the disk at once; the default", "sync": "every write is synced"},
-    {"dirsync": "changes to directories are synced"},
+    {"async": "writes need not reach the disk at once; the default", "sync": "every write is synced, and dirsync"},
+    {"dirsync": "changes to directories are on the disk when they are answered"},
     {
         "relatime": "as the kernel shows it; the layers' own mounts decide over access times",
         "atime": "as relatime",

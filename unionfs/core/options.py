@@ -49,6 +49,7 @@ class Reading:
                     self.warnings.append(f"{said} is ignored; because there is no upperdir")
         if self.flags.get(0) == "ro":
             union["read_only"] = True
+        union["dirsync"] = not {"sync", "dirsync"}.isdisjoint(self.flags.values())
         return Config(lower=tuple(self.lower), data_only=tuple(self.data_only), **union)
 
     def mount(self) -> MountOptions:

@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, final
+from typing import Self, TypeVar, final
 
 from unionfs.core import attrs, dirops, fileflags, files, find, readdir, xattrs
 from unionfs.core import rename as renaming
@@ -29,6 +29,7 @@ __all__ = ["Entry", "OpenFile", "Opened", "Union"]
 
 Entry = tuple[Node, os.stat_result]
 Opened = tuple[Node, os.stat_result, Handle]
+_Result = TypeVar("_Result")
 Buffer = bytes | bytearray | memoryview
 
 
@@ -137,38 +138,51 @@ class Union:
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
         """Make a device, fifo, socket or empty regular file; *mode* has the type bits. Counts one lookup."""
-        return dirops.make(self._state, self._nodes.directory(parent), name, mode, rdev, caller)
+        above = self._nodes.directory(parent)
+        return self._settled(dirops.make(self._state, above, name, mode, rdev, caller), above)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Entry:
         """Make a directory. Counts one lookup."""
-        return dirops.make(self._state, self._nodes.directory(parent), name, (mode & 0o7777) | 0o040000, 0, caller)
+        above = self._nodes.directory(parent)
+        return self._settled(dirops.make(self._state, above, name, (mode & 0o7777) | 0o040000, 0, caller), above)
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Entry:
         """Make a symlink to *target*. Counts one lookup."""
-        return dirops.symlink(self._state, self._nodes.directory(parent), name, target, caller)
+        above = self._nodes.directory(parent)
+        return self._settled(dirops.symlink(self._state, above, name, target, caller), above)
 
     def link(self, nodeid: int, newparent: int, newname: bytes) -> Entry:
         """Give a file a further name. Counts one lookup."""
         node = self._nodes[nodeid]
         if not isinstance(node, File):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        st = dirops.link(self._state, node, self._nodes.directory(newparent), newname)
+        above = self._nodes.directory(newparent)
+        st = dirops.link(self._state, node, above, newname)
         node.lookups += 1
-        return node, st
+        return self._settled((node, st), above)
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove the name of anything but a directory."""
-        dirops.unlink(self._state, self._nodes.directory(parent), name)
+        above = self._nodes.directory(parent)
+        dirops.unlink(self._state, above, name)
+        files.settle(self._state, above)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
-        dirops.rmdir(self._state, self._nodes.directory(parent), name)
+        above = self._nodes.directory(parent)
+        dirops.rmdir(self._state, above, name)
+        files.settle(self._state, above)
 
     def rename(self, parent: int, name: bytes, newparent: int, newname: bytes, flags: int = 0) -> None:
         """Rename; *flags* as renameat2(2)."""
         old = renaming.End(self._nodes.directory(parent), name)
         new = renaming.End(self._nodes.directory(newparent), newname)
         renaming.rename(self._state, old, new, flags)
+        files.settle(self._state, old.parent, new.parent)
+
+    def _settled(self, result: _Result, *changed: Dir) -> _Result:
+        files.settle(self._state, *changed)
+        return result
 
     def readlink(self, nodeid: int) -> bytes:
         """Return the target of a symlink."""
@@ -228,7 +242,8 @@ class Union:
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> Opened:
         """Make and open a regular file. Counts one lookup."""
-        return dirops.create(self._state, self._nodes.directory(parent), name, mode, flags, caller)
+        above = self._nodes.directory(parent)
+        return self._settled(dirops.create(self._state, above, name, mode, flags, caller), above)
 
     def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller) -> Opened:
         """Make and open a regular file without a name (O_TMPFILE). Counts one lookup."""

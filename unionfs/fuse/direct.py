@@ -140,6 +140,8 @@ class DirectEngine:
     def _wanted(self) -> Feature:
         if self._union.config.read_only:
             return WANTED & ~Feature.ATOMIC_O_TRUNC | frozen.NEEDED
+        if "sync" in self._options.flags:  # a write that is passed through is not synced
+            return WANTED
         if ids.has_capability(ids.CAP_SYS_ADMIN) and ids.is_initial_user_namespace():
             return WANTED | Feature.PASSTHROUGH
         return WANTED
