@@ -308,12 +308,12 @@ def test_a_file_that_was_found_can_be_opened_after_it_was_replaced(stack: Stacks
     assert s.union.readlink(s.id("s")) == b"there"
 
 
-def test_only_what_was_removed_last_is_held_on_to(stack: Stacks) -> None:
+def test_only_what_was_replaced_last_is_held_on_to(stack: Stacks) -> None:
     names = [f"f{number}" for number in range(KEPT + 1)]
-    s = stack({}, upper=dict.fromkeys(names, "data"))
+    s = stack({}, upper={**dict.fromkeys(names, "data"), **{f"new-{name}": "new" for name in names}})
     found = [s.id(name) for name in names]
     for name in names:
-        s.unlink(name)
+        s.rename(f"new-{name}", name)
     with pytest.raises(OSError, match="Stale"):
         s.union.open(found[0], os.O_RDONLY)
     assert s.content(s.opened(s.union.open(found[1], os.O_RDONLY))) == b"data"

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
-from unionfs.core import acl, attrs, copyup, files, find, inos, ondisk, readdir
+from unionfs.core import acl, attrs, copyup, find, inos, ondisk, readdir
 from unionfs.core.files import OpenFile
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
@@ -350,7 +350,6 @@ def before_removal(state: State, node: Node) -> os.stat_result:
         elif node.has_lower_names:
             copyup.link_names(state, node)  # so that union and disk count down together
         index.record(node)
-    files.keep(state, node, st)
     return st
 
 

@@ -16,7 +16,7 @@ import stat
 from dataclasses import dataclass
 from typing import NoReturn
 
-from unionfs.core import copyup, dirops, find, ondisk, readdir
+from unionfs.core import copyup, dirops, files, find, ondisk, readdir
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
 from unionfs.core.nodes import Dir, File, Node
@@ -125,6 +125,8 @@ def _replace(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[E
     to_place = copyup.directory(state, new.parent)
     there = to_place.find(new.name)
     removed = None if target is None else dirops.before_removal(state, target)
+    if isinstance(target, File) and removed is not None:
+        files.keep(state, target, removed)
     if there is not None and stat.S_ISDIR(there.st_mode) and any(True for _ in to_place.child(new.name).scan()):
         upper.clear(to_place, new.name)
         if isinstance(target, Dir):
