@@ -6,6 +6,7 @@ with its times, and nothing else may have appeared above the layer.
 
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -317,9 +318,22 @@ class TestBombs:
             unpacked(archive_of(file("a/" * 20 + "f")), outside.parent / "layer", limits=Limits(entries=10))
 
     def test_a_ratio_that_no_layer_has(self, outside: Path) -> None:
-        archive = archive_of(file("f", bytes(32 << 20)))
+        archive = archive_of(file("f", b"x" * (32 << 20)))
         with pytest.raises(ImageError, match="compression bomb"):
             unpacked(gzip.compress(archive), outside.parent / "layer", limits=Limits(ratio_from=1 << 20))
+
+    def test_zeros_are_no_bomb_and_fill_no_disk(self, outside: Path) -> None:
+        """A database that was made at its full size, say: what we commit, we must unpack."""
+        content = bytes(16 << 20) + b"x" + bytes(16 << 20)
+        made = unpacked(
+            gzip.compress(archive_of(file("f", content))),
+            outside.parent / "layer",
+            limits=Limits(ratio_from=1 << 20),
+        )
+        found = outside.parent / "layer/f"
+        assert found.stat().st_blocks * 512 < 2 << 20
+        assert found.read_bytes() == content
+        assert made.entries[1].digest == hashlib.sha256(content).digest()
 
     def test_more_names_than_memory_should_hold(self, outside: Path) -> None:
         made = [symlink(f"{number}/{'n' * 200}", "t" * 200) for number in range(10)]
@@ -340,7 +354,7 @@ class TestBombs:
             unpacked(archive_of(file("f", b"x", pax_headers=records)), outside.parent / "layer")
 
     def test_the_end_is_read_too(self, outside: Path) -> None:
-        archive = gzip.compress(archive_of(file("f")) + bytes(64 << 20))
+        archive = gzip.compress(archive_of(file("f")) + b"x" * (64 << 20))
         with pytest.raises(ImageError, match="compression bomb"):
             unpacked(archive, outside.parent / "layer", limits=Limits(ratio_from=1 << 20))
 

@@ -47,7 +47,8 @@ class Limits:
     names: int = 1 << 30
     """Bytes of all paths, targets and attributes: they are held in memory."""
     ratio: int = 500
-    """Bytes out for a byte in; real layers stay below 50, gzip cannot exceed 1032."""
+    """Bytes out for a byte in, stretches of zeros aside: they become holes and fill no disk, and a database or the
+    image of a disk has many. Real layers stay below 50, gzip cannot exceed 1032."""
     ratio_from: int = 1 << 30
     """Bytes below which the ratio does not count: a small file of zeros is nobody's bomb."""
 
@@ -89,6 +90,11 @@ class Unpacked:
     """What could not be kept as the archive says, one sentence each."""
 
 
+HOLE: Final = 1 << 16
+"""Bytes of zeros from which on a hole is made of them."""
+
+_ZEROS: Final = bytes(CHUNK)
+
 _WRITING: Final = frozenset({Verb.FILE, Verb.COPY})
 """Steps that take disk space."""
 
@@ -102,6 +108,7 @@ class _Pump:
         self._chunks: queue.Queue[bytes | BaseException] = queue.Queue(maxsize=4)
         self._stop = threading.Event()
         self._hasher = hashlib.sha256()
+        self._zeros = 0
         self._thread = threading.Thread(target=self._run, daemon=True, name="decompress")
         self._thread.start()
 
@@ -110,6 +117,7 @@ class _Pump:
         try:
             while not self._stop.is_set() and (chunk := self._source.read(CHUNK)):
                 self._hasher.update(chunk)
+                self._zeros += len(chunk) if _is_hole(chunk) else 0
                 self._check()
                 self._put(chunk)
         except BaseException as error:  # noqa: BLE001 - carried to the reader, who raises it
@@ -120,8 +128,9 @@ class _Pump:
         made, taken, limits = self._source.produced, self._source.consumed, self._limits
         if made > limits.size:
             raise ImageError(f"the layer is larger than {limits.size >> 20} MiB unpacked; try: {LIMIT_VARIABLE}=...G")
-        if made > limits.ratio_from and made > limits.ratio * max(1, taken):
-            raise ImageError(f"the layer unpacks to {made // max(1, taken)} times its size: a compression bomb")
+        full = made - self._zeros
+        if full > limits.ratio_from and full > limits.ratio * max(1, taken):
+            raise ImageError(f"the layer unpacks to {full // max(1, taken)} times its size: a compression bomb")
 
     def _put(self, chunk: bytes | BaseException) -> None:
         while not self._stop.is_set():
@@ -328,11 +337,13 @@ def _digest_of(
 
 
 def _write_content(fd: int, size: int, content: Iterator[tuple[int, bytes]]) -> bytes:
-    """Write *content* to the empty file *fd* and return its sha256; holes stay holes."""
+    """Write *content* to the empty file *fd* and return its sha256; holes stay holes, and zeros become some."""
     end = 0
 
     def write(offset: int, chunk: bytes) -> None:
         nonlocal end
+        if _is_hole(chunk):
+            return
         if offset != end:
             os.lseek(fd, offset, os.SEEK_SET)
         view = memoryview(chunk)
@@ -344,6 +355,11 @@ def _write_content(fd: int, size: int, content: Iterator[tuple[int, bytes]]) -> 
     if end < size:
         os.ftruncate(fd, size)
     return digest
+
+
+def _is_hole(chunk: bytes) -> bool:
+    """Tell whether nothing need be written for *chunk*: it is all zeros, and large enough to be worth it."""
+    return len(chunk) >= HOLE and _ZEROS.startswith(chunk)
 
 
 def _hash_zeros(hasher: "hashlib._Hash", count: int) -> None:
