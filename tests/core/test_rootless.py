@@ -132,6 +132,29 @@ def test_numbers_stay_over_copy_up(as_user: AsUser) -> None:
     as_user(body)
 
 
+def test_numbers_stay_over_a_remount_unless_the_name_has_changed(as_user: AsUser) -> None:
+    """Only root may open a file by the handle that its copy remembers; a handle can be compared without."""
+
+    def body(home: Path) -> None:
+        s = stacked(home, {"f": "x", "d": {"x": "", "moved": ""}})
+        names = ("f", "d", "d/x")
+        before = [s.node(path).ino for path in names]
+        moved = s.node("d/moved").ino
+        for path in ("f", "d/x", "d/moved"):
+            s.setattr(path, mtime_ns=5)
+        s.rename("d/moved", "d/here")
+        s.forget_all()
+        s.remount()
+        assert [s.node(path).ino for path in names] == before
+        fh = s.opened(s.union.opendir(s.id("d")))
+        listed = {entry.name: entry.ino for entry in s.union.readdir(fh, 0)}
+        assert listed[b"x"] == before[2]
+        assert listed[b"here"] == s.node("d/here").ino != moved
+        s.check_promises()
+
+    as_user(body)
+
+
 def test_an_index_is_refused_where_files_cannot_be_opened_by_handle(as_user: AsUser) -> None:
     def body(home: Path) -> None:
         with pytest.raises(StackError, match="CAP_DAC_READ_SEARCH"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from unionfs.core import attrs, inos, ondisk
-from unionfs.core.index import origin_stat
+from unionfs.core.index import origin_mark, origin_stat
 from unionfs.core.layer import Place
 from unionfs.core.lookup import Found, search
 from unionfs.core.nodes import Dir, File, Node
@@ -78,7 +78,7 @@ def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
         state.nodes.add(node)
         return node
     place, st = found.place, found.st
-    ino, own = file_number(state, place, st, found.origin), inos.number(place.layer.fsid, st.st_ino)
+    ino, own = file_number(state, parent, name, found), inos.number(place.layer.fsid, st.st_ino)
     has_links = st.st_nlink > 1 and (place.layer.writable or state.config.index)
     known = _known(state, (ino, own), place, st) if has_links else None
     if known is not None:
@@ -143,13 +143,23 @@ def directory_number(places: Sequence[Place], top: os.stat_result) -> int:
     return inos.number(first.layer.fsid, top.st_ino)
 
 
-def file_number(state: State, place: Place, st: os.stat_result, origin: bytes | None) -> int:
-    """Return a file's inode number: that of the lower file it was copied from, or its own."""
-    if origin:
-        found = origin_stat(state, origin)
-        if found is not None:
-            return inos.number(found[0], found[1].st_ino)
-    return inos.number(place.layer.fsid, st.st_ino)
+def file_number(state: State, parent: Dir, name: bytes, found: Found) -> int:
+    """Return the inode number of the file *name* in *parent*: that of the lower file it was copied from, or its own.
+
+    Without the privilege to open files by their handles only one that still has its lower name is recognised.
+    """
+    if found.origin:
+        opened = origin_stat(state, found.origin)
+        if opened is not None:
+            return inos.number(opened[0], opened[1].st_ino)
+        for place in parent.lowers:
+            st = place.find(name)
+            if st is not None:
+                if origin_mark(place, name) == found.origin:
+                    return inos.number(place.layer.fsid, st.st_ino)
+                break
+    fsid = found.place.layer.fsid if found.place is not None else 0
+    return inos.number(fsid, found.st.st_ino)
 
 
 def adopt(state: State, parent: Dir, name: bytes, place: Place) -> tuple[Node, os.stat_result]:
@@ -203,7 +213,7 @@ def number_at(state: State, parent: Dir, name: bytes) -> int | None:
         return None
     if found.place is None:
         return directory_number(found.dirs, found.st)
-    return file_number(state, found.place, found.st, found.origin)
+    return file_number(state, parent, name, found)
 
 
 def is_visible(state: State, parent: Dir, name: bytes) -> bool:

@@ -139,7 +139,7 @@ def _number(state: State, node: Dir, name: bytes) -> int:
         for place in found.dirs:
             place.close()
         return number
-    return find.file_number(state, found.place, found.st, found.origin)
+    return find.file_number(state, node, name, found)
 
 
 def has_names(state: State, node: Dir) -> bool:
