@@ -120,6 +120,38 @@ def test_a_directory_is_looked_at_and_changed_whatever_its_mode(as_user: AsUser,
     as_user(body)
 
 
+def test_a_lower_directory_that_its_owner_may_not_read_is_neither_listed_nor_removed(as_user: AsUser) -> None:
+    """Whether it is empty only its mode would have to change to be seen, and lower layers are not changed."""
+
+    def body(home: Path) -> None:
+        s = stacked(home, {"d": moded(0o000, {}), "full": moded(0o300, {"f": ""})})
+        for path in ("d", "full"):
+            for act in (s.rmdir, s.names):
+                with pytest.raises(PermissionError):
+                    act(path)
+        content = s.read("full/f")
+        s.rename("full/f", "here")
+        assert s.read("here") == content
+        s.lowers, s._before = [], []  # a picture of such directories cannot be taken
+        s.check_promises()
+
+    as_user(body)
+
+
+def test_a_symlink_takes_no_attribute_of_a_user_and_keeps_its_owner(as_user: AsUser) -> None:
+    """So a chown of it is accepted, as an unpacker needs it, and not kept."""
+
+    def body(home: Path) -> None:
+        s = stacked(home, {"l": symlink("x")}, xattr_permissions=2)
+        s.symlink("new", "x", ROOT)
+        for name in ("l", "new"):
+            s.setattr(name, uid=7, gid=7)
+            assert (s.stat(name).st_uid, s.stat(name).st_gid) == (SOMEBODY, SOMEBODY)
+        s.check_promises()
+
+    as_user(body)
+
+
 def test_numbers_stay_over_copy_up(as_user: AsUser) -> None:
     def body(home: Path) -> None:
         s = stacked(home, {"f": moded(0o444), "d": moded(0o555, {"x": ""})})
