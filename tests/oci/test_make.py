@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.oci.archives import archive_of, file, names, opened, packed, unpacked
+from tests.oci.archives import archive_of, directory, file, names, opened, packed, unpacked
 from tests.oci.conftest import BASE
+from tests.oci.making import image_of
 from unionfs.errors import BadMark, ConfigError, ImageError
 from unionfs.oci.containers import Container, Containers
 from unionfs.oci.convert import DIALECTS, convert
@@ -22,7 +23,7 @@ from unionfs.oci.make import Note, commit, export, import_root
 from unionfs.oci.model import OCI_LAYER, OCI_LAYER_GZIP, RunConfig
 from unionfs.oci.reference import Reference
 from unionfs.oci.scan import scan
-from unionfs.oci.snapshots import Snapshots
+from unionfs.oci.snapshots import Snapshots, remove_path
 
 NOTE = Note(created_by="a test", comment="c", author="me")
 
@@ -67,7 +68,7 @@ def test_equal_content_makes_equal_images(tmp_path: Path, monkeypatch: pytest.Mo
         ids.add(import_root(images, io.BytesIO(BASE), None, NOTE, RunConfig()).descriptor.digest)
     assert len(ids) == 1
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(ImageError, match="SOURCE_DATE_EPOCH"):
+    with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH"):
         import_root(Images(tmp_path / "three"), io.BytesIO(BASE), None, NOTE, RunConfig())
 
 
@@ -90,6 +91,36 @@ def test_a_commit_has_the_changes_and_nothing_else(images: Images, base: Image, 
     assert shown == exported(images, base, container.upper)
     assert (shown["etc/new"], "etc/passwd" in shown) == (b"new", False)
     assert image.config.config == base.config.config
+
+
+@pytest.mark.root
+def test_names_as_long_as_can_be_are_deleted_and_hidden(images: Images) -> None:
+    """With the prefix of a whiteout they are longer than any name of a file."""
+    longest, deep = "n" * 255, "/".join("d" * 2047)  # 4,093 bytes
+    below = archive_of(file(longest, b"x"), directory("o"), file(f"o/{longest}"), file(f"{deep}/f"))
+    base = image_of(images, [below], "base:1")
+    snapshots = Snapshots.of(images)
+    root = snapshots.merged(snapshots.ensure(base.layers)).root.entry
+    container = Containers(images).ensure("work", base, root)
+    os.mknod(container.upper / longest, 0o20000, 0)
+    (container.upper / "o").mkdir()
+    os.setxattr(container.upper / "o", "trusted.overlay.opaque", b"y")
+    fd = os.open(container.upper, os.O_RDONLY)
+    for _ in range(2047):
+        os.mkdir("d", dir_fd=fd)
+        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.setxattr(f"/proc/self/fd/{fd}", "trusted.overlay.opaque", b"y")
+    image = commit(images, base, container.upper, NOTE, None)
+    merged = snapshots.merged(snapshots.ensure(image.layers))
+    assert [entry for entry in (longest, f"o/{longest}", f"{deep}/f") if merged.find(os.fsencode(entry))] == []
+    assert merged.find(os.fsencode(deep)) is not None
+    os.mkdir("dd", dir_fd=fd)
+    os.close(fd)
+    with pytest.raises(ImageError, match="path of 4096 bytes is longer than any in an image"):
+        commit(images, base, container.upper, NOTE, None)
+    remove_path(images.root)  # pytest would recurse into it
 
 
 def test_equal_changes_make_equal_layers(

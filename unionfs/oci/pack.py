@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import BinaryIO, Final
 
 from unionfs.core.ondisk import OPAQUE_FILE, WHITEOUT_PREFIX
-from unionfs.errors import ImageError
+from unionfs.errors import ConfigError, ImageError
+from unionfs.oci.described import MAX_PATH
 from unionfs.oci.digest import CHUNK, Writer
 from unionfs.oci.entry import Entry, Kind
 from unionfs.oci.tarheader import BLOCK, XATTR_RECORD
@@ -47,7 +48,7 @@ def source_date_ns() -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
-        raise ImageError(f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds")
+        raise ConfigError(f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds; try: 1700000000, or unset it")
     return int(text) * 10**9
 
 
@@ -69,12 +70,16 @@ def pack(entries: Iterable[Entry], content: Opener, target: Writer, *, newest_ns
     Sockets are left out: no archive can hold one. The root is written only where it was described.
 
     Raises:
-        ImageError: a file changed while it was being packed.
+        ImageError: a file changed while it was being packed, or a path is longer than others could unpack.
     """
     size = 0
     for entry in in_archive_order(entries):
         if entry.kind is Kind.SOCKET:
             continue
+        if len(entry.path) > MAX_PATH:
+            raise ImageError(
+                f"a path of {len(entry.path)} bytes is longer than any in an image: {entry.path[:60]!r}..."
+            )
         size += target.write(header(entry, newest_ns))
         if entry.kind is Kind.FILE and entry.size:
             with content(entry) as file:

@@ -98,7 +98,10 @@ def clean(path: bytes) -> tuple[bytes, ...]:
     parts = tuple(part for part in path.split(b"/") if part not in {b"", b"."})
     if b".." in parts:
         raise ImageError(f"path {path!r} leads out of the layer")
-    if b"\0" in path or len(path) > MAX_PATH or any(len(part) > MAX_NAME for part in parts):
+    name = parts[-1] if parts else b""
+    mark = len(name) if name.startswith(WHITEOUT_PREFIX) else 0  # what it is about may be as long as names can be
+    too_long = any(len(part.removeprefix(WHITEOUT_PREFIX)) > MAX_NAME for part in parts)
+    if b"\0" in path or len(path) - mark > MAX_PATH or too_long:
         raise ImageError(f"path {path[:80]!r} of {len(path)} bytes is not one that a file can have")
     return parts
 
