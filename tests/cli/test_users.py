@@ -164,3 +164,14 @@ def test_root_of_a_user_namespace_mounts_by_himself(owned: Stack) -> None:
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "['directory', 'new', 'top'] 0\n")
     assert (owned.upper / "new").stat().st_uid == USER
     assert owned.logged() == ""
+
+
+@pytest.mark.userns
+def test_a_user_namespace_without_a_mount_namespace_is_told_what_it_lacks(owned: Stack) -> None:
+    """As of ``unshare -Ur``: its root may mount nothing, and fusermount3 has no rights there either."""
+    script = IN_A_USER_NAMESPACE.format(user=USER).replace("0x10020000", "0x10000000")
+    arguments = [*owned.arguments, str(owned.merged)]
+    done = python(f"{script}sys.exit(main(['mount', *{arguments!r}]))", stack=owned)
+    assert done.returncode == 1
+    assert "a user namespace needs a mount namespace of its own; try: unshare -Urm" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -138,7 +138,9 @@ def _mount_directly(mountpoint: Path, options: "MountOptions") -> int:
         kernel.mount(options.fsname, os.fspath(mountpoint), f"fuse.{options.subtype}", flags, data)
     except OSError as exc:
         os.close(fd)
-        raise MountError(f"{mountpoint} cannot be mounted: {exc.strerror}") from exc
+        lacks = exc.errno == errno.EPERM and not ids.is_initial_user_namespace()
+        cure = "; a user namespace needs a mount namespace of its own; try: unshare -Urm" if lacks else ""
+        raise MountError(f"{mountpoint} cannot be mounted: {exc.strerror}{cure}") from exc
     return fd
 
 
