@@ -294,6 +294,11 @@ class Union:
         """Return the work of writing the file through, or None if there is nothing to do."""
         return files.fsync(self._state, fh, datasync)
 
+    def drop_set_id(self, fh: int) -> None:
+        """Take the set-id bits from an open file, whose data somebody without privilege is about to change."""
+        opened = self._files[fh]
+        attrs.drop_set_id(opened.node, opened.fd)
+
     def fallocate(self, fh: int, mode: int, offset: int, length: int, *, kill_priv: bool = False) -> None:
         """Allocate or release space, as fallocate(2)."""
         files.fallocate(self._state, fh, mode, offset, length, kill_priv=kill_priv)

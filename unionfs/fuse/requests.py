@@ -40,6 +40,7 @@ from unionfs.fuse.protocol import (
     Feature,
     Opcode,
 )
+from unionfs.fuse.setid import dropping_group_bit
 from unionfs.fuse.splicing import SMALLEST, Span
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ COPY_LIMIT: Final = 16 << 20
 _DONE: Final = b""
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY: Final = b"security.capability"
-_KILL: Final = Changes(kill_priv=True)
 _DOTS: Final = frozenset({b".", b".."})
 _NO_ENTRY: Final = bytes(wire.ENTRY.size)
 
@@ -121,9 +121,13 @@ class Requests:
         node, st = self._union.getattr(nodeid)
         return wire.statxed(node.ino, st, self._union.birth_time_ns(nodeid), self._valid(node, st))
 
-    def setattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+    def setattr(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         changes, fh = wire.setattr_changes(body)
-        return self._attributes(self._union.setattr(nodeid, changes, fh))
+        if not head[4] or (changes.gid is None and changes.size is None):
+            return self._attributes(self._union.setattr(nodeid, changes, fh))
+        with dropping_group_bit(self._union, nodeid, head):
+            self._union.setattr(nodeid, changes, fh)
+        return self._attributes(self._union.getattr(nodeid))
 
     def readlink(self, nodeid: int, _body: memoryview, _head: Head) -> Answer:
         return self._union.readlink(nodeid)
@@ -187,9 +191,13 @@ class Requests:
 
     def open(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         flags, kill = wire.OPEN.unpack_from(body)
-        fh = self._union.open(nodeid, flags, again=self._modes.has_opened(nodeid))
         if kill & OPEN_KILL_SUIDGID:
-            self._union.setattr(nodeid, _KILL, fh)
+            with dropping_group_bit(self._union, nodeid, head):
+                fh = self._union.open(nodeid, flags)
+                self._union.drop_set_id(fh)
+            self._modes.drop_attributes(nodeid)
+        else:
+            fh = self._union.open(nodeid, flags, again=self._modes.has_opened(nodeid))
         return wire.OPENED.pack(fh, *self._modes.opened(nodeid, fh, flags, head[4]))
 
     def release(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
@@ -213,11 +221,12 @@ class Requests:
         data = self._data[:size]
         return data[: files.fill(fd, data, offset)]
 
-    def write(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
+    def write(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         fh, offset, flags, data = wire.write_data(body)
         if not flags & WRITE_KILL_SUIDGID:
             return wire.WRITTEN.pack(self._union.write(fh, data, offset))
-        written = self._union.write(fh, data, offset, kill_priv=True)
+        with dropping_group_bit(self._union, nodeid, head):
+            written = self._union.write(fh, data, offset, kill_priv=True)
         self._modes.drop_attributes(nodeid)
         return wire.WRITTEN.pack(written)
 
@@ -225,9 +234,14 @@ class Requests:
         fh, flags = wire.FSYNC.unpack_from(body)
         return self._union.fsync(fh, bool(flags & FSYNC_FDATASYNC)) or _DONE
 
-    def fallocate(self, _nodeid: int, body: memoryview, head: Head) -> Answer:
+    def fallocate(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         fh, offset, length, mode = wire.FALLOCATE.unpack_from(body)
-        self._union.fallocate(fh, mode, offset, length, kill_priv=bool(head[4]))
+        if not head[4]:
+            self._union.fallocate(fh, mode, offset, length)
+            return _DONE
+        with dropping_group_bit(self._union, nodeid, head):
+            self._union.fallocate(fh, mode, offset, length, kill_priv=True)
+        self._modes.drop_attributes(nodeid)
         return _DONE
 
     def lseek(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
@@ -235,15 +249,17 @@ class Requests:
         return wire.OFFSET.pack(self._union.lseek(fh, offset, whence))
 
     def copy_file_range(self, _nodeid: int, body: memoryview, head: Head) -> Answer:
-        return wire.WRITTEN.pack(self._copy(body, head[4]))
+        return wire.WRITTEN.pack(self._copy(body, head))
 
     def copy_file_range_64(self, _nodeid: int, body: memoryview, head: Head) -> Answer:
-        return wire.OFFSET.pack(self._copy(body, head[4]))
+        return wire.OFFSET.pack(self._copy(body, head))
 
-    def _copy(self, body: memoryview, uid: int) -> int:
+    def _copy(self, body: memoryview, head: Head) -> int:
         source, at, nodeid, target, to, length, flags = wire.COPY.unpack_from(body)
-        if uid:
-            self._union.setattr(nodeid, _KILL, target)
+        if head[4]:
+            with dropping_group_bit(self._union, nodeid, head):
+                self._union.drop_set_id(target)
+            self._modes.drop_attributes(nodeid)
         return self._union.copy_file_range(source, at, target, to, min(length, COPY_LIMIT), flags)
 
     def ioctl(self, nodeid: int, body: memoryview, _head: Head) -> Answer:

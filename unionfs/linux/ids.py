@@ -8,7 +8,14 @@ import os
 import re
 from typing import Final
 
-__all__ = ["CAP_MKNOD", "CAP_SYS_ADMIN", "has_capability", "is_initial_user_namespace", "parse_capabilities"]
+__all__ = [
+    "CAP_MKNOD",
+    "CAP_SYS_ADMIN",
+    "groups_of",
+    "has_capability",
+    "is_initial_user_namespace",
+    "parse_capabilities",
+]
 
 CAP_SYS_ADMIN: Final = 21
 """To mount, and to use trusted.* attributes. Source: Linux include/uapi/linux/capability.h."""
@@ -32,6 +39,16 @@ def parse_capabilities(status: str) -> int:
     """
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
     return int(found[1], 16) if found else 0
+
+
+def groups_of(pid: int) -> set[int]:
+    """Return the further groups of a process; none if it is not to be seen from here."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            found = re.search(r"^Groups:(.*)$", file.read(), re.MULTILINE)
+    except OSError:
+        return set()
+    return set(map(int, found[1].split())) if found else set()
 
 
 def is_initial_user_namespace() -> bool:
