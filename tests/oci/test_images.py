@@ -133,6 +133,41 @@ def test_a_mount_keeps_its_image_until_its_holder_is_gone(images: Images, base: 
     images.drop(base)
 
 
+def test_readers_and_a_writer_do_not_wait_for_each_other(images: Images, app: Image) -> None:
+    """The database is in WAL mode: a reader sees the state from before a change, and all of the change after it."""
+    with images.database.changing() as db:
+        assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        db.execute("DELETE FROM names")
+        assert Images(images.root).find("app:1") == app
+        with images.database.reading() as other:
+            before = other.execute("SELECT name FROM names").fetchall()
+            db.execute("COMMIT")
+            assert other.execute("SELECT name FROM names").fetchall() == before != [], "one state for the whole block"
+            db.execute("BEGIN")
+    with pytest.raises(NoSuchImage):
+        images.find("app:1")
+
+
+def test_a_change_that_fails_is_none(images: Images, app: Image) -> None:
+    def fail() -> None:
+        with images.database.changing() as db:
+            db.execute("DELETE FROM names")
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
+    assert images.find("app:1") == app
+
+
+def test_uses_of_layers_are_counted(images: Images, base: Image, app: Image) -> None:
+    Snapshots.of(images).ensure(app.layers)
+    assert {row.chain_id: row.images for row in layers(images)} == {
+        str(app.layers[0].chain_id): 2, str(app.layers[1].chain_id): 1,
+    }  # fmt: skip
+    images.drop(base)
+    assert [row.images for row in layers(images)] == [1, 1]
+
+
 def test_every_byte_is_accounted_for(images: Images, base: Image, app: Image) -> None:
     Snapshots.of(images).ensure(app.layers)
     images.blobs.put(b"garbage" * 1000)
