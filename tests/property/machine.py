@@ -68,6 +68,9 @@ class Machine(RuleBasedStateMachine):
     filtered: ClassVar[bool] = True
     """False for the kernel, which lists the whiteouts of directories that it does not merge."""
 
+    lists_refused: ClassVar[bool] = True
+    """False where a directory with a redirect that is not to be followed is not even listed."""
+
     listed_at_once: ClassVar[bool] = True
     """False where the kernel caches listings: in those the numbers of broken hard links may be old."""
 
@@ -176,6 +179,8 @@ class Machine(RuleBasedStateMachine):
         list a directory that holds a file without its data.
         """
         kept = self.mine.features
+        if others.redirect_dir is RedirectDir.NOFOLLOW and not self.lists_refused:
+            return
         if (others.userxattr, others.index) != (kept.userxattr, kept.index) or kept.metacopy > others.metacopy:
             return
         note(f"remount with {others}")

@@ -43,6 +43,7 @@ class Pyfuse3(Direct):
     compared = 0o171777
     tells_links = False
     filtered = False
+    lists_refused = False
 
 
 @pytest.fixture(scope="module", autouse=True)
