@@ -194,6 +194,19 @@ def test_what_was_mounted_read_only_cannot_become_writable(dirs: Stack) -> None:
         (dirs / "new").touch()
 
 
+@pytest.mark.parametrize("word", ["sync", "dirsync"])
+def test_what_was_mounted_without_syncing_is_not_said_to_sync(dirs: Stack, word: str) -> None:
+    """The daemon would not know, and the list of mounts would show what nobody does."""
+    dirs.mount_overlay()
+    done = dirs.run(dirs.merged, "-o", f"remount,{word}", program="overlay")
+    assert done.returncode == 1
+    assert f"{word} cannot be added; because it was mounted without; try: unmount, then mount" in done.stderr
+    dirs.unmount()
+    dirs.mount_overlay(f",{word}")
+    assert dirs.run(dirs.merged, "-o", f"remount,{word},nosuid", program="overlay").returncode == 0
+    assert {word, "nosuid"} <= set(f"{shown(dirs).options},{shown(dirs).super_options}".split(","))
+
+
 def test_debug_shows_each_request(stack: Stack) -> None:
     command = stack.command(stack.merged, "-d", "-o", stack.options, program="overlay")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -101,6 +101,11 @@ def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
         raise MountError(
             f"{mountpoint}: it cannot become writable; because it was mounted ro; try: unmount, then mount"
         )
+    had = {*found[-1].options.split(","), *found[-1].super_options.split(",")}
+    if wanted := {"sync", "dirsync"}.intersection(flags) - had:
+        raise MountError(
+            f"{mountpoint}: {min(wanted)} cannot be added; because it was mounted without; try: unmount, then mount"
+        )
     now = Reading()
     known = {word for group in FLAG_GROUPS for word in group}
     read(",".join(word for word in found[-1].options.split(",") if word in known - LISTED_ONLY), now)
