@@ -38,6 +38,14 @@ def test_images(unionfs: Command, app: str) -> None:
     assert unionfs("images", "app:2", "--json").json() == []
 
 
+def test_nameless_images_are_listed_as_docker_does(unionfs: Command, images: Images, app: str) -> None:
+    image_of(images, [CHANGE], "app:1")  # takes the name away
+    lines = [line.split()[:3] for line in unionfs("images").splitlines()[1:]]
+    assert ["<none>", "<none>", app[7:19]] in lines
+    assert unionfs("images", "-a") == unionfs("images")
+    assert [row["Dangling"] for row in unionfs("images", "--json").json()].count(True) == 1
+
+
 def test_tag_and_rmi(unionfs: Command, app: str) -> None:
     assert unionfs("tag", "app:1", "quay.io/x/y:z").status == 0
     assert unionfs("rmi", "quay.io/x/y:z") == "Untagged: quay.io/x/y:z\n"

@@ -66,7 +66,7 @@ LISTINGS: Final = {
 
 WITHOUT: Final = {
     "mount": "prints its path alone; without arguments it lists as mounts does, which needs a mount to show keys",
-    "mounts": "tests/cli/test_lifecycle.py",
+    "mounts": "tests/cli/test_lifecycle.py", "restart": "needs a mount, too",
     "pull": "tests/registry/test_commands.py", "push": "the same", "login": "the same", "logout": "the same",
     "umount": "tells nothing", "cat": "prints a file", "report": "prints a page", "demo": "is for people",
 }  # fmt: skip

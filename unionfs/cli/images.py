@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     add = parser.add_argument
     add("-q", "--quiet", action="store_true", help="ids alone")
-    add("-a", "--all", action="store_true", help="nameless images too")
+    add("-a", "--all", action="store_true", help="accepted, as all are shown: there are no intermediate ones")
     add("--digests", action="store_true", help="show the digest of each manifest")
     add("--no-trunc", action="store_true", help="whole ids")
     add("--json", action="store_true", help="one JSON array, an object for each image")
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> Exit:
 
 def _is_wanted(image: Image, args: argparse.Namespace) -> bool:
     if args.name is None:
-        return bool(image.names) or args.all
+        return True
     wanted = Reference.parse(args.name)
     with_tag = ":" in args.name.rpartition("/")[2]
     return any(name == wanted if with_tag else name.name == wanted.name for name in image.names)
