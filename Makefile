@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 BUILD_PACKAGES := libfuse3-dev fuse3 pkg-config gcc libc6-dev python3-dev python3-venv
-TEST_PACKAGES := acl attr chromium docker-registry e2fsprogs fuse-overlayfs git openssl podman skopeo umoci util-linux
+TEST_PACKAGES := acl attr btrfs-progs chromium docker-registry e2fsprogs fuse-overlayfs git openssl podman skopeo umoci util-linux
 
 # The interpreter to build on, any from 3.11 (PYTHON=... on the command line decides it). A real one: a version
 # manager's shim would cost more at each start than a whole mount, so what it stands for is asked.

@@ -178,6 +178,7 @@ PITFALLS: Final[dict[int, Pitfall]] = {
         tests=(
             "core/test_faults.py::test_a_failure_at_any_step_changes_nothing",
             "mounted/test_limits.py::test_a_full_upper_layer",
+            "mounted/test_faults.py::test_a_quota_that_is_used_up",
             "mounted/test_faults.py::test_an_upper_that_becomes_read_only",
             "mounted/test_faults.py::test_a_lower_layer_on_a_disk_that_cannot_be_read",
             "mounted/test_faults.py::test_the_blocks_that_a_filesystem_reserves_are_not_for_users_of_a_mount",

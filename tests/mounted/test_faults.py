@@ -175,3 +175,31 @@ def without_its_end(image: Path, size: int) -> Iterator[None]:
         finally:
             file.seek(size)
             file.write(rest)
+
+
+@pytest.mark.parametrize("backend", ["kernel", *ENGINES])
+def test_a_quota_that_is_used_up(backend: str, tmp_path: Path, served: dict[str, Backend]) -> None:
+    """Of btrfs, for ext4 has quotas only where the kernel was built with them."""
+    image, top = tmp_path / "image", tmp_path / "disk"
+    top.mkdir()
+    with image.open("wb") as file:
+        file.truncate(300 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["mount", "-o", "loop", image, top], check=True)
+    try:
+        for words in ("quota enable .", "quota rescan -w .", "subvolume create s", "qgroup limit 4M s"):
+            subprocess.run(["btrfs", *words.split()], check=True, stdout=subprocess.DEVNULL, cwd=top)
+        lower = disk.write({"big": os.urandom(8 << 20), "d": {"big": os.urandom(8 << 20)}}, tmp_path / "lower")
+        stack = over(top / "s", lower, tmp_path / "mnt")
+        with served[backend](stack) as driver:
+            ops: list[Op] = [
+                ("write", "big", b"x"),
+                ("chmod", "d/big", 0o600),
+                ("rename", "big", "b"),
+                ("link", "big", "b"),
+            ]
+            check_refused(driver, ops, "EDQUOT")
+            subprocess.run(["btrfs", "qgroup", "limit", "none", top / "s"], check=True)
+            assert [attempt(driver, op).errno for op in ops[:3]] == ["ok"] * 3
+    finally:
+        subprocess.run(["umount", top], check=True)
