@@ -158,6 +158,22 @@ class TestHostile:
         members.append(file("manifest.json", json.dumps([image]).encode()))
         assert loaded(tmp_path / "again", io.BytesIO(archive_of(*members))).id == app.id
 
+    def test_a_bomb_is_not_written_to_the_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An archive that is compressed as a whole; what is in it would go to the disk as it comes."""
+        monkeypatch.setattr("unionfs.oci.load.RATIO_FROM", 1 << 20)
+        bomb = archive_of(file("big.tar", b"x" * (32 << 20)), file("manifest.json", b"[]"))
+        other = Images(tmp_path / "other")
+        with pytest.raises(ImageError, match="compression bomb; .*decompress it first"):
+            load(other, io.BytesIO(gzip.compress(bomb)))
+        assert os.listdir(other.root / "staging") == []
+        with pytest.raises(ImageError, match="holds no image"):
+            load(other, io.BytesIO(bomb))
+
+    def test_documents_have_a_limit_together(self, tmp_path: Path) -> None:
+        documents = [file(f"{number}.json", bytes(8 << 20)) for number in range(9)]
+        with pytest.raises(ImageError, match="more than 64 MiB of documents"):
+            load(Images(tmp_path / "store"), io.BytesIO(archive_of(*documents)))
+
     def test_what_is_no_image_directory(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         with pytest.raises(ImageError, match="no image here"):

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, Protocol
 import msgspec
 
 from unionfs.errors import ImageError, MalformedName
-from unionfs.oci.compression import decompressed, kind_of
+from unionfs.oci.compression import Source, decompressed, kind_of
 from unionfs.oci.digest import CHUNK, Digest, Reader
 from unionfs.oci.entry import Kind
 from unionfs.oci.images import Image, Images
@@ -50,6 +50,14 @@ _BLOB: Final = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})")
 _LAYER: Final = re.compile(r"([^/]+/)?[^/]+\.tar(\.gz|\.zst)?|[^/]+/layer\.tar")
 _LAYERS: Final = {"tar": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP, "zstd": DOCKER_LAYER + ".zstd"}
 MAX_FILES: Final = 100_000
+
+MAX_DOCUMENTS: Final = 64 << 20
+"""Bytes of all documents of an archive, which are in memory at once; docker's old archives have some for each layer."""
+
+RATIO: Final = 500
+"""Bytes out for a byte in, of an archive that is compressed as a whole; see `unpack.Limits`."""
+RATIO_FROM: Final = 1 << 30
+"""Bytes below which the ratio does not count."""
 
 
 class _Saved(msgspec.Struct, rename="pascal"):
@@ -87,6 +95,8 @@ class Arrived:
         self.documents: dict[str, bytes] = {}
         self.files: dict[str, Digest] = {}
         self.links: dict[str, str] = {}
+        self._size = 0
+        """Bytes of the documents."""
 
     def take(self, path: str, size: int, content: Reader) -> None:
         """Take one file in."""
@@ -95,6 +105,9 @@ class Arrived:
         if (blob := _BLOB.fullmatch(path)) is not None:
             self.files[path] = self.blobs.put_stream(content, Digest.from_hex(blob[1]), size)
         elif _DOCUMENT.fullmatch(path) and size <= MAX_DOCUMENT:
+            self._size += size
+            if self._size > MAX_DOCUMENTS:
+                raise ImageError(f"an archive of images has more than {MAX_DOCUMENTS >> 20} MiB of documents")
             self.documents[path] = content.read(size)
         elif _LAYER.fullmatch(path):
             self.files[path] = self.blobs.put_stream(content, None, size)
@@ -149,7 +162,7 @@ def arrive(source: Path | BinaryIO, into: Arrived) -> None:
 
 
 def _from_archive(file: BinaryIO, into: Arrived) -> None:
-    reader = TarReader(decompressed(file, "archive"))
+    reader = TarReader(_Guarded(decompressed(file, "archive")))
     for member in reader:
         path = posixpath.normpath(os.fsdecode(member.path)).lstrip("/")
         if member.kind is Kind.FILE and member.extents is None:
@@ -158,6 +171,21 @@ def _from_archive(file: BinaryIO, into: Arrived) -> None:
             into.links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), os.fsdecode(member.link)))
         elif member.kind is Kind.HARDLINK:
             into.links[path] = posixpath.normpath(os.fsdecode(member.link))
+
+
+class _Guarded:
+    """A stream that is no bomb: what comes out of it may go to the disk as it is."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self._source.read(size)
+        made, taken = self._source.produced, max(1, self._source.consumed)
+        if made > RATIO_FROM and made > RATIO * taken:
+            what = f"the archive unpacks to {made // taken} times its size: a compression bomb"
+            raise ImageError(f"{what}; if it is meant to be like that, decompress it first")
+        return chunk
 
 
 class Content:
@@ -231,6 +259,8 @@ def _docker(arrived: Arrived, raw: bytes) -> Found:
         saved = msgspec.json.decode(raw, type=list[_Saved])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ImageError(f"not a valid manifest.json: {error}") from error
+    if not saved:
+        raise ImageError("the archive holds no image: its manifest.json is empty")
     for image in saved:
         config = arrived.digest(image.config)
         diff_ids = parse_config(arrived.blobs.get(config)).rootfs.diff_ids
