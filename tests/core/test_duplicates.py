@@ -81,3 +81,14 @@ def test_a_copy_of_the_whole_upper_layer_is_as_good_as_the_original(stack: Stack
     shutil.copytree(s.upper.with_name("kept"), s.upper, symlinks=True, dirs_exist_ok=True)
     s.remount()
     assert [s.node(name).ino for name in ("f", "d", "d/a")] == numbers
+
+
+def test_a_file_is_never_the_copy_of_a_directory(stack: Stacks) -> None:
+    s = stack({"d": {"a": "low"}, "f": "x"})
+    s.setattr("f", mode=0o600)
+    s.setattr("d", mode=0o700)
+    os.setxattr(s.upper / "f", "trusted.overlay.origin", os.getxattr(s.upper / "d", "trusted.overlay.origin"))
+    s.forget_all()
+    s.remount()
+    assert s.node("f").ino != s.node("d").ino
+    assert (s.read("f"), s.names("d")) == (b"x", ["a"])

@@ -148,18 +148,20 @@ def file_number(state: State, parent: Dir, name: bytes, found: Found) -> int:
 
     Without the privilege to open files by their handles only one that still has its lower name is recognised.
     """
+    own = inos.number(found.place.layer.fsid if found.place is not None else 0, found.st.st_ino)
     if found.origin:
         opened = origin_stat(state, found.origin)
         if opened is not None:
-            return inos.number(opened[0], opened[1].st_ino)
+            fakes = found.place is not None and found.place.layer.owners is not None  # devices by regular files
+            is_like = fakes or stat.S_IFMT(opened[1].st_mode) == stat.S_IFMT(found.st.st_mode)
+            return inos.number(opened[0], opened[1].st_ino) if is_like else own
         for place in parent.lowers:
             st = place.find(name)
             if st is not None:
                 if origin_mark(place, name) == found.origin:
                     return inos.number(place.layer.fsid, st.st_ino)
                 break
-    fsid = found.place.layer.fsid if found.place is not None else 0
-    return inos.number(fsid, found.st.st_ino)
+    return own
 
 
 def adopt(state: State, parent: Dir, name: bytes, place: Place) -> tuple[Node, os.stat_result]:
