@@ -34,7 +34,8 @@ def tries(supervisor: Supervisor, server: Server, status: int) -> int:
         (True, 1, 5),
         (True, -signal.SIGSEGV, 5),
         (True, -signal.SIGKILL, 25),
-        (False, -signal.SIGKILL, 5),
+        (False, -signal.SIGKILL, 25),
+        (False, 1, 5),
     ],
 )
 def test_deaths_within_a_moment_are_counted(server: Server, serves: bool, status: int, expected: int) -> None:

@@ -49,10 +49,10 @@ OLDEST_LINUX: Final = (6, 9)
 """The first with FUSE_NOTIFY_RESEND."""
 
 FUTILE: Final = 5
-"""How many servers in a row may die by themselves within a moment, or before they serve."""
+"""How many servers in a row may die by themselves, or hang, before they have served for a moment."""
 
 KILLED: Final = 25
-"""The same of those that were killed; by the kernel for lack of memory, it may be."""
+"""The same of those that were killed, for lack of memory it may be."""
 
 MOMENT_S: Final = 1.0
 PATIENCE_S: Final = 20.0
@@ -186,6 +186,8 @@ class Server:
         """When it began to serve; None if it does not yet."""
         self.stop_by: float | None = None
         """When it must have done what it was told, or be killed."""
+        self.is_late = False
+        """It was killed for that."""
 
     def reap(self) -> int:
         """Wait for its end, and return the exit status, or the number of the signal negated."""
@@ -247,7 +249,7 @@ class Supervisor:
         """Kill who does not do in time what he was told; his end comes over the socket."""
         for each in (self._server, self._next):
             if each is not None and each.stop_by is not None and time.monotonic() > each.stop_by:
-                each.stop_by = None
+                each.stop_by, each.is_late = None, True
                 each.kill()
 
     def _attend(self, fd: int) -> int | None:
@@ -308,7 +310,8 @@ class Supervisor:
         if server.since is not None and time.monotonic() - server.since > MOMENT_S:
             self._worn = 0.0
             return True
-        self._worn += 1 / (KILLED if server.since is not None and status == -signal.SIGKILL else FUTILE)
+        is_killed = status == -signal.SIGKILL and not server.is_late
+        self._worn += 1 / (KILLED if is_killed else FUTILE)
         if self._worn < 1 - 1e-9:
             return True
         log.critical("servers die again and again, so the mount is given up; unmount it")
