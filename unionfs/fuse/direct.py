@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 from unionfs.errors import MountError
 from unionfs.fuse import frozen, journal, listing, takeover, wire
 from unionfs.fuse.device import Device
-from unionfs.fuse.noting import Notes, NotingFrozen, NotingRequests
+from unionfs.fuse.notes import Notes
+from unionfs.fuse.noting import NotingFrozen, NotingRequests
 from unionfs.fuse.passthrough import Cached, Modes, Passthrough
 from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Notify, Opcode, negotiate
 from unionfs.fuse.requests import Answer, Handler, Head, Requests

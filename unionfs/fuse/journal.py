@@ -6,12 +6,13 @@ descriptor. A record costs less than a microsecond: it is packed, copied into th
 at which the map's first word, written by one machine instruction, says that it is there. A torn record never
 counts.
 
-A request that changes names is written down before and after: `Journal.begin` and `Journal.end`. What was
-recorded between the two counts only with the latter. So at any moment there is at most one request of which a
-successor does not know whether it was carried out, and he knows which (``takeover.py`` finds out).
+A request that changes names is written down before, and what came of it into the same record after: `Journal.begin`
+and `Journal.end`. What was recorded between the two counts only with the latter. So at any moment there is at most
+one request of which a successor does not know whether it was carried out, and he knows which (``takeover.py`` finds
+out).
 
-Records of numbers that mean nothing any more are waste. When there is more of that than of anything else,
-a new memfd is begun with what is left; the supervisor has the old one until then.
+Records of numbers that mean nothing any more are waste. When a journal is several times as long as it began,
+a new one is begun with what is left; the supervisor has the old one until then.
 """
 
 import mmap
@@ -24,18 +25,20 @@ from typing import Final, NamedTuple, final
 from unionfs.core.awaited import Known
 from unionfs.core.nodes import PRIVATE
 from unionfs.core.restore import FIELDS, Gone, Opening
+from unionfs.fuse.protocol import Opcode
 
 __all__ = ["FORM", "Begun", "Journal", "Opened", "Past", "read"]
 
-FORM: Final = (1).to_bytes(8, "little")
+FORM: Final = (2).to_bytes(8, "little")
 """The version of the records; a successor that knows another one cannot take over."""
 
 _TAIL: Final = Struct("Q")
 """Native, so that it is stored by one instruction."""
 _START: Final = 16
 _FIRST_SIZE: Final = 1 << 20
-_SLACK: Final = 50_000
-"""Records that may be waste before it is worth while to look."""
+_GROWTH: Final = 4
+_SLACK: Final = 4 << 20
+"""Bytes that may be waste before it is worth while to look."""
 
 _REMEMBERED: Final = 64
 """Requests done; only the last one before each death can come again."""
@@ -48,12 +51,25 @@ _UNNAMED: Final = Struct("=BBHIQQ")  # node id, parent's
 _GONE: Final = Struct(f"=BBHIQQII{len(FIELDS)}q")  # lookups; node id, ino, layer, links left, attributes
 _OPENED: Final = Struct("=BBHIQQQiI")  # lent to root, flags; handle, node id, unique, backing id, mode
 _RELEASED: Final = Struct("=BBHIQ")  # handle
-_BEGUN: Final = Struct("=BBHIQQQQQ")  # opcode, length of the first text; unique, node id, the other's, two inos
-_ENDED: Final = Struct("=BBHI")  # 1 if it was done, 0 if it failed
+_BEGUN: Final = Struct("=BBHBxHQQQQQ")  # outcome; opcode, length of the first text; unique, node ids, two inos
 _NUMBERS: Final = Struct("=BBHIQQ")  # next handle, next node id
 
-_LAYOUTS: Final = (_ENDED, _NAMED, _GIVEN, _FORGOT, _UNNAMED, _GONE, _OPENED, _RELEASED, _BEGUN, _ENDED, _NUMBERS)
-NAMED, GIVEN, FORGOT, UNNAMED, GONE, OPENED, RELEASED, BEGUN, ENDED, NUMBERS = range(1, len(_LAYOUTS))
+_LAYOUTS: Final = (_NUMBERS, _NAMED, _GIVEN, _FORGOT, _UNNAMED, _GONE, _OPENED, _RELEASED, _BEGUN)
+NUMBERS, NAMED, GIVEN, FORGOT, UNNAMED, GONE, OPENED, RELEASED, BEGUN = range(len(_LAYOUTS))
+
+_OUTCOME: Final = 1
+"""Where the outcome stands in a BEGUN."""
+UNKNOWN, DONE, FAILED = range(3)
+
+pack_opened = _OPENED.pack
+_put_tail, _pack_named, _pack_count, _pack_released, _pack_begun = (
+    _TAIL.pack_into,
+    _NAMED.pack,
+    _GIVEN.pack,
+    _RELEASED.pack,
+    _BEGUN.pack,
+)
+_REMOVING: Final = frozenset({Opcode.UNLINK, Opcode.RMDIR})
 
 
 class Opened(NamedTuple):
@@ -76,7 +92,7 @@ class Begun(NamedTuple):
     parent: int
     name: bytes
     other: int = 0
-    """The directory a rename leads to; the node that is linked."""
+    """The directory a rename leads to; the node that is linked or removed."""
     other_name: bytes = b""
     inos: tuple[int, int] = (0, 0)
     """The inode number of what is linked or renamed, and in an exchange that of the other."""
@@ -93,31 +109,28 @@ class Journal:
         os.ftruncate(self.fd, self._size)
         self._map = mmap.mmap(self.fd, self._size)
         self._map[8:_START] = FORM
-        self._tail = _START
+        self._tail = self._begun = _START
         _TAIL.pack_into(self._map, 0, _START)
-        self._records = 0
-        """Those written since it was begun."""
         for record in records:
             self._append(record)
-        self._records = 0
+        self._limit = _GROWTH * self._tail + _SLACK
 
     def _append(self, record: bytes) -> None:
         start = self._tail
-        end = start + len(record)
+        self._tail = end = start + len(record)
         if end > self._size:
             self._grow()
         self._map[start:end] = record
-        self._tail = end
-        self._records += 1
-        _TAIL.pack_into(self._map, 0, end)
+        _put_tail(self._map, 0, end)
 
     def _grow(self) -> None:
         self._size *= 2
         self._map.resize(self._size)
 
-    def is_wasteful(self, live: int) -> bool:
-        """Tell whether to rewrite it, which would leave *live* records."""
-        return self._records > 3 * live + _SLACK
+    @property
+    def is_wasteful(self) -> bool:
+        """Whether to rewrite it."""
+        return self._tail > self._limit
 
     def close(self) -> None:
         self._map.close()
@@ -127,14 +140,14 @@ class Journal:
 
     def named(self, nodeid: int, parent: int, name: bytes, count: int) -> None:
         """The kernel was told *count* times that this is the node of *name*."""
-        self._append(named(nodeid, parent, name, count))
+        self._append(_pack_named(NAMED, 0, len(name), count, nodeid, parent) + name)
 
     def given(self, nodeid: int) -> None:
         """It was told once more of a node."""
-        self._append(lookups(nodeid, 1))
+        self._append(_pack_count(GIVEN, 0, 0, 0, nodeid, 1))
 
     def forgot(self, nodeid: int, count: int) -> None:
-        self._append(_FORGOT.pack(FORGOT, 0, 0, 0, nodeid, count))
+        self._append(_pack_count(FORGOT, 0, 0, 0, nodeid, count))
 
     def unnamed(self, nodeid: int, parent: int, name: bytes) -> None:
         """The node has lost one of its names."""
@@ -146,30 +159,45 @@ class Journal:
 
     # Open files.
 
-    def opened(self, file: Opened) -> None:
-        self._append(opened(file))
+    def opened(self, record: bytes) -> None:
+        """Note an open file, described by `opened`."""
+        self._append(record)
 
     def released(self, handle: int) -> None:
-        self._append(_RELEASED.pack(RELEASED, 0, 0, 0, handle))
+        self._append(_pack_released(RELEASED, 0, 0, 0, handle))
 
     # Requests that change names.
 
-    def begin(self, request: Begun) -> None:
-        self._append(begun(request))
+    def begin(
+        self,
+        unique: int,
+        opcode: int,
+        source: tuple[int, bytes],
+        target: tuple[int, bytes] = (0, b""),
+        inos: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Note a request that is about to be carried out; see `Begun`."""
+        self._begun = self._tail
+        self._append(begun(unique, opcode, source, target, inos))
 
-    def end(self, *, done: bool) -> None:
-        self._append(ended(done=done))
+    def end(self, outcome: int) -> None:
+        """Note what came of it: DONE or FAILED. A name that was removed need not be noted besides."""
+        self._map[self._begun + _OUTCOME] = outcome
 
 
-def begun(request: Begun) -> bytes:
-    unique, opcode, parent, name, other, other_name, inos = request
+def begun(
+    unique: int,
+    opcode: int,
+    source: tuple[int, bytes],
+    target: tuple[int, bytes] = (0, b""),
+    inos: tuple[int, int] = (0, 0),
+    outcome: int = UNKNOWN,
+) -> bytes:
+    (parent, name), (other, other_name), (ino, other_ino) = source, target, inos
     length = len(name)
-    head = _BEGUN.pack(BEGUN, opcode, length + len(other_name), length, unique, parent, other, *inos)
+    total = length + len(other_name)
+    head = _pack_begun(BEGUN, outcome, total, opcode, length, unique, parent, other, ino, other_ino)
     return head + name + other_name
-
-
-def ended(*, done: bool) -> bytes:
-    return _ENDED.pack(ENDED, done, 0, 0)
 
 
 def named(nodeid: int, parent: int, name: bytes, count: int) -> bytes:
@@ -187,7 +215,7 @@ def gone(node: Gone) -> bytes:
 
 def opened(file: Opened) -> bytes:
     (handle, nodeid, flags), mode, backing, to_root, unique = file
-    return _OPENED.pack(OPENED, to_root, 0, flags, handle, nodeid, unique, backing, mode)
+    return pack_opened(OPENED, to_root, 0, flags, handle, nodeid, unique, backing, mode)
 
 
 def numbers(next_handle: int, next_id: int) -> bytes:
@@ -232,6 +260,8 @@ class Past:
 
     def remember(self, done: Begun) -> None:
         """Note that a request was done, in case that it comes again."""
+        if done.opcode in _REMOVING:
+            self.unnamed(done.other, (done.parent, done.name))
         self.recent[done.unique] = done
         if len(self.recent) > _REMEMBERED:
             del self.recent[next(iter(self.recent))]
@@ -274,29 +304,23 @@ def read(fd: int) -> Past:
         (tail,) = _TAIL.unpack_from(data)
         if data[8:_START] != FORM:
             raise ValueError("the notes of the last server are in another form")
-        at, waiting = _START, list[tuple[int, tuple[int, ...], bytes]]()
+        at = _START
         while at < tail:
             kind = data[at]
             layout = _LAYOUTS[kind]
             fields = layout.unpack_from(data, at)
             at += layout.size + fields[2]
             text = data[at - fields[2] : at]
-            if kind == BEGUN:
-                past.unsure = _begun(fields, text)
-            elif kind == ENDED:
-                for each in waiting:
-                    past.apply(*each)
-                waiting.clear()
-                if past.unsure is not None and fields[1]:
-                    past.remember(past.unsure)
-                past.unsure = None
-            elif past.unsure is not None:
-                waiting.append((kind, fields, text))
-            else:
+            if kind != BEGUN:
                 past.apply(kind, fields, text)
+            elif fields[1] == UNKNOWN:  # the last one; what was noted after does not count
+                past.unsure = _begun(fields, text)
+                break
+            elif fields[1] == DONE:
+                past.remember(_begun(fields, text))
     return past
 
 
 def _begun(fields: tuple[int, ...], text: bytes) -> Begun:
-    _, opcode, _, length, unique, parent, other, *inos = fields
-    return Begun(unique, opcode, parent, text[:length], other, text[length:], (inos[0], inos[1]))
+    _, _, _, opcode, length, unique, parent, other, ino, other_ino = fields
+    return Begun(unique, opcode, parent, text[:length], other, text[length:], (ino, other_ino))

@@ -1,8 +1,6 @@
 """The handlers of a mount that may be taken over: what a successor must know is written down as it happens.
 
-Each of these does what its namesake in ``requests.py`` does, and notes it. The notes are records in the journal
-(``journal.py``), and descriptors that the supervisor keeps: of open files that lose their last name, because
-nothing on disk leads to them any more.
+Each of these does what its namesake in ``requests.py`` does, and notes it (``notes.py``, ``journal.py``).
 
 A request that came before may come again: the server died when it had carried it out, or half of it, and
 before it was answered. Its number says so. What matters is that the second time does no harm:
@@ -17,136 +15,25 @@ before it was answered. Its number says so. What matters is that the second time
 import errno
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
-from unionfs.core import restore
-from unionfs.core.nodes import Dir, File, Node
-from unionfs.core.restore import Opening
-from unionfs.fuse import journal, wire
+from unionfs.core.nodes import Dir, File
+from unionfs.fuse import wire
 from unionfs.fuse.frozen import FrozenRequests
-from unionfs.fuse.journal import Begun, Journal, Opened, Past
+from unionfs.fuse.journal import DONE, FAILED, OPENED, pack_opened
+from unionfs.fuse.notes import Notes
 from unionfs.fuse.protocol import UNIQUE_RESEND, Opcode
 from unionfs.fuse.requests import Answer, Head, Requests
 from unionfs.linux.at import RENAME_EXCHANGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from unionfs.core.union import Entry
 
-    from unionfs.core.union import Entry, Union
-    from unionfs.fuse.supervisor import Link
-
-__all__ = ["Notes", "NotingFrozen", "NotingRequests", "key_of"]
+__all__ = ["MAKING", "ONE_NODE", "NotingFrozen", "NotingRequests"]
 
 _DONE: Final = b""
 
-
-def key_of(handle: int) -> bytes:
-    """Return the key under which the supervisor keeps an open file."""
-    return b"file %d" % handle
-
-
-@final
-class Notes:
-    """The journal of one mount, and what the supervisor keeps besides."""
-
-    def __init__(self, union: "Union", link: "Link", past: Past | None, kept: "Mapping[bytes, int]") -> None:
-        """Begin to note. *past* is what was noted before we took over, and is in the tables of *union* by now.
-
-        *kept* is what the supervisor had then.
-        """
-        self._union = union
-        self._link = link
-        self._files = dict(past.files) if past is not None else {}
-        """The open files, as they were noted."""
-        self._kept = {handle for handle in self._files if key_of(handle) in kept}
-        """Handles of files that the supervisor keeps."""
-        self.recent = past.recent if past is not None else {}
-        """Requests of before that may come again, by number, and were done."""
-        self.unsure = past.unsure if past is not None else None
-        """One of before of which it is not known, and is to be found out when it comes again."""
-        self.unheard = {file.unique: handle for handle, file in self._files.items() if file.unique}
-        """Handles whose openers may never have heard of them, by the request that asked."""
-        self.journal = Journal(self._records())
-        link.keep((b"journal", self.journal.fd))
-        for key in kept.keys() - set(map(key_of, self._kept)):
-            if key.startswith(key_of(0)[:-1]):  # of a file that was closed meanwhile
-                link.drop(key)
-
-    def _records(self) -> "Iterator[bytes]":
-        """Yield what a new journal begins with: all that is known now."""
-        yield journal.numbers(*self._union.next_numbers())
-        for request in self.recent.values():
-            yield from (journal.begun(request), journal.ended(done=True))
-        for known in self._union.awaited():
-            for parent, name in known.names:
-                yield journal.named(known.nodeid, parent, name, 0)
-            yield journal.lookups(known.nodeid, known.lookups)
-        for node in self._union.nodes():
-            if node.final is not None:
-                yield journal.gone(restore.gone(node))
-            elif node.parent is not node:
-                names = node.links if isinstance(node, File) and node.links else ((node.parent, node.name),)
-                for above, name in names:
-                    yield journal.named(node.nodeid, above.nodeid, name, 0)
-                yield journal.lookups(node.nodeid, node.lookups)
-        for file in self._files.values():
-            yield journal.opened(file)
-
-    def tidy(self) -> None:
-        """Begin a new journal if most of the old one is waste."""
-        if self.journal.is_wasteful(self._union.stats()["nodes"] + len(self._files)):
-            old, self.journal = self.journal, Journal(self._records())
-            self._link.keep((b"journal", self.journal.fd))
-            old.close()
-
-    # Nodes.
-
-    def entry(self, node: Node) -> None:
-        """The kernel is told of *node* once more."""
-        if node.final is not None:
-            self.journal.gone(restore.gone(node))
-        elif node.lookups == 1 or (isinstance(node, File) and node.links is not None):
-            self.journal.named(node.nodeid, node.parent.nodeid, node.name, 1)
-        else:
-            self.journal.given(node.nodeid)
-
-    def moved(self, node: Node | None, *names: tuple[Dir, bytes]) -> None:
-        """*node* may have lost or got some of *names*."""
-        if node is None or node.lookups <= 0:
-            return
-        if node.final is not None:
-            self.journal.gone(restore.gone(node))
-            return
-        for above, name in names:
-            if above.children.get(name) is node:
-                self.journal.named(node.nodeid, above.nodeid, name, 0)
-            else:
-                self.journal.unnamed(node.nodeid, above.nodeid, name)
-
-    # Open files.
-
-    def opened(self, file: Opened) -> None:
-        self._files[file.opening.handle] = file
-        self.journal.opened(file)
-
-    def released(self, handle: int) -> None:
-        self._files.pop(handle, None)
-        self.journal.released(handle)
-        if handle in self._kept:
-            self._kept.discard(handle)
-            self._link.drop(key_of(handle))
-
-    def keep_open(self, node: Node | None) -> None:
-        """Have the supervisor keep the open files of *node*, which is about to lose a name, or has none."""
-        if isinstance(node, File) and node.opens:
-            opened = [file for file in node.opens if file.handle]  # 0: of `files.keep`, nobody's
-            self._link.keep(*((key_of(file.handle), file.fd) for file in opened))
-            self._kept.update(file.handle for file in opened)
-
-    def copied(self, node: File) -> None:
-        """The open files of *node*, which has no name, lead to a copy now."""
-        self.keep_open(node)
-        self.journal.gone(restore.gone(node))
+_Handler = Callable[[int, memoryview, Head], Answer]
 
 
 class _Noting(Requests):
@@ -197,8 +84,7 @@ class NotingRequests(_Noting):
         (old,), name = wire.LINK.unpack_from(body), wire.name(body[wire.LINK.size :])
         if self._was_done(head):  # undone, a file that has no other name could not be linked again
             return self._entry(self._union.lookup(nodeid, name))
-        begun = Begun(head[2] & ~UNIQUE_RESEND, head[1], nodeid, name, old, b"", (self._union.node(old).ino, 0))
-        return self._change(begun, super().link, body, head)
+        return self._change(super().link, body, head, (nodeid, name), (old, b""), self._union.node(old).ino)
 
     def create(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         name = wire.name(body[wire.CREATE.size :])
@@ -210,7 +96,10 @@ class NotingRequests(_Noting):
     def tmpfile(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         if head[2] & UNIQUE_RESEND:
             self._close_unheard(head, forget=True)
-        return self._note_opened(super().tmpfile(nodeid, body, head), body, head)
+        answer = self._note_opened(super().tmpfile(nodeid, body, head), body, head)
+        if isinstance(answer, bytes):
+            self._keep_nameless(*wire.OFFSET.unpack_from(answer))
+        return answer
 
     def _note_opened(self, answer: Answer, body: memoryview, head: Head) -> Answer:
         if isinstance(answer, bytes):
@@ -218,12 +107,10 @@ class NotingRequests(_Noting):
             self._opened(answer, wire.ENTRY.size, nodeid, body, head)
         return answer
 
-    def _make(
-        self, handler: Callable[[int, memoryview, Head], Answer], nodeid: int, body: memoryview, head: Head, name: bytes
-    ) -> Answer:
+    def _make(self, handler: _Handler, nodeid: int, body: memoryview, head: Head, name: bytes) -> Answer:
         if head[2] & UNIQUE_RESEND and self.notes.recent.pop(head[2] & ~UNIQUE_RESEND, None) is not None:
             self._unmake(nodeid, name, head)
-        return self._change(Begun(head[2] & ~UNIQUE_RESEND, head[1], nodeid, name), handler, body, head)
+        return self._change(handler, body, head, (nodeid, name))
 
     def _unmake(self, parent: int, name: bytes, head: Head) -> None:
         """Undo what was done for a request of which nobody has heard that it was done."""
@@ -246,15 +133,23 @@ class NotingRequests(_Noting):
                 self._forget(nodeid, 1)
 
     def _change(
-        self, begun: Begun, handler: Callable[[int, memoryview, Head], Answer], body: memoryview, head: Head
+        self,
+        handler: _Handler,
+        body: memoryview,
+        head: Head,
+        source: tuple[int, bytes],
+        target: tuple[int, bytes] = (0, b""),
+        ino: int = 0,
     ) -> Answer:
-        self.notes.journal.begin(begun)
-        done = False
+        """Do what may not be done twice, of what is called *source*."""
+        journal = self.notes.journal
+        journal.begin(head[2] & ~UNIQUE_RESEND, head[1], source, target, (ino, 0))
+        outcome = FAILED
         try:
-            answer = handler(begun.parent, body, head)
-            done = True
+            answer = handler(source[0], body, head)
+            outcome = DONE
         finally:
-            self.notes.journal.end(done=done)
+            journal.end(outcome)
         return answer
 
     # What removes or moves one.
@@ -265,25 +160,32 @@ class NotingRequests(_Noting):
     def rmdir(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         return self._remove(super().rmdir, nodeid, body, head)
 
-    def _remove(
-        self, handler: Callable[[int, memoryview, Head], Answer], nodeid: int, body: memoryview, head: Head
-    ) -> Answer:
-        if self._was_done(head):
-            return _DONE
+    def _remove(self, handler: _Handler, nodeid: int, body: memoryview, head: Head) -> Answer:
+        unique = head[2]
+        if unique & UNIQUE_RESEND:
+            if self._was_done(head):
+                return _DONE
+            unique &= ~UNIQUE_RESEND
         name, notes = wire.name(body), self.notes
-        node, above = self._union.child(nodeid, name), self._union.node(nodeid)
-        notes.keep_open(node)
-        has_data_below = isinstance(node, File) and node.data is not None
-
-        def remove(parent: int, rest: memoryview, head: Head) -> Answer:
-            answer = handler(parent, rest, head)
-            if has_data_below:  # its open files lead to a copy now
+        node = self._union.child(nodeid, name)
+        if node is None:
+            return self._change(handler, body, head, (nodeid, name))
+        moves = False
+        if isinstance(node, File) and node.opens:
+            notes.keep_open(node)
+            moves = node.data is not None
+        journal = notes.journal
+        journal.begin(unique, head[1], (nodeid, name), (node.nodeid, b""))
+        outcome = FAILED
+        try:
+            answer = handler(nodeid, body, head)
+            if moves and isinstance(node, File):  # its open files lead to a copy now
                 notes.keep_open(node)
-            if isinstance(above, Dir):
-                notes.moved(node, (above, name))
-            return answer
-
-        return self._change(Begun(head[2] & ~UNIQUE_RESEND, head[1], nodeid, name), remove, body, head)
+            notes.removed(node)
+            outcome = DONE
+        finally:
+            journal.end(outcome)
+        return answer
 
     def rename(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         (target,) = wire.RENAME.unpack_from(body)
@@ -297,7 +199,7 @@ class NotingRequests(_Noting):
 
     def _move(
         self,
-        handler: Callable[[int, memoryview, Head], Answer],
+        handler: _Handler,
         parents: tuple[int, int],
         names: tuple[bytes, bytes],
         body: memoryview,
@@ -308,21 +210,25 @@ class NotingRequests(_Noting):
         if self._was_done(head):
             return _DONE
         notes, union = self.notes, self._union
-        nodes = [union.child(parent, name) for parent, name in zip(parents, names, strict=True)]
-        above = [union.node(parent) for parent in parents]
-        inos = (nodes[0].ino if nodes[0] else 0, nodes[1].ino if exchange and nodes[1] else 0)
-        if not exchange:
-            notes.keep_open(nodes[1])
-
-        def move(parent: int, rest: memoryview, head: Head) -> Answer:
-            answer = handler(parent, rest, head)
-            ends = [(each, name) for each, name in zip(above, names, strict=True) if isinstance(each, Dir)]
-            for node in nodes:
+        (source, goal), (old, new) = parents, names
+        node, other = union.child(source, old), union.child(goal, new)
+        ends = (union.node(source), old), (union.node(goal), new)
+        if isinstance(other, File) and not exchange:
+            notes.keep_open(other)
+        inos = (node.ino if node else 0, other.ino if exchange and other else 0)
+        journal = notes.journal
+        journal.begin(head[2] & ~UNIQUE_RESEND, head[1], (source, old), (goal, new), inos)
+        outcome = FAILED
+        try:
+            answer = handler(source, body, head)
+            if other is not None:
+                notes.moved(other, *(ends if exchange else ends[1:]))
+            if node is not None:
                 notes.moved(node, *ends)
-            return answer
-
-        unique = head[2] & ~UNIQUE_RESEND
-        return self._change(Begun(unique, head[1], parents[0], names[0], parents[1], names[1], inos), move, body, head)
+            outcome = DONE
+        finally:
+            journal.end(outcome)
+        return answer
 
     def _was_done(self, head: Head) -> bool:
         """Tell whether this is a request that was carried out by a server that died before it could say so."""
@@ -337,18 +243,21 @@ class NotingRequests(_Noting):
         answer = super().open(nodeid, body, head)
         if isinstance(answer, bytes):
             self._opened(answer, 0, nodeid, body, head)
+            self._keep_nameless(nodeid)
         return answer
+
+    def _keep_nameless(self, nodeid: int) -> None:
+        node = self._union.node(nodeid)
+        if node.final is not None and isinstance(node, File):
+            self.notes.keep_open(node)
 
     def _opened(self, answer: bytes, at: int, nodeid: int, body: memoryview, head: Head) -> None:
         handle, mode, backing = wire.OPENED.unpack_from(answer, at)
         (flags,) = wire.FLAGS.unpack_from(body)
-        lent = self._modes.lent.get(nodeid)
-        to_root = lent is not None and lent.to_root
+        to_root = backing and self._modes.lent[nodeid].to_root
         unique = head[2] & ~UNIQUE_RESEND
-        self.notes.opened(Opened(Opening(handle, nodeid, flags), mode, backing, to_root, unique))
-        node = self._union.node(nodeid)
-        if node.final is not None:  # no name leads to it
-            self.notes.keep_open(node)
+        record = pack_opened(OPENED, to_root, 0, flags, handle, nodeid, unique, backing, mode)
+        self.notes.opened(handle, record)
 
     def release(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         handle, flags, _ = wire.RELEASE.unpack_from(body)
@@ -373,9 +282,7 @@ class NotingRequests(_Noting):
     def removexattr(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         return self._once(super().removexattr, nodeid, body, head, wire.name(body))
 
-    def _once(
-        self, handler: Callable[[int, memoryview, Head], Answer], nodeid: int, body: memoryview, head: Head, name: bytes
-    ) -> Answer:
+    def _once(self, handler: _Handler, nodeid: int, body: memoryview, head: Head, name: bytes) -> Answer:
         """Make an attribute that must not be there, or remove one that must be."""
         makes = head[1] == Opcode.SETXATTR
         is_possible = self._has(nodeid, name) is not makes
@@ -383,7 +290,7 @@ class NotingRequests(_Noting):
             return _DONE
         if not is_possible:
             return handler(nodeid, body, head)  # which says why not
-        return self._change(Begun(head[2] & ~UNIQUE_RESEND, head[1], nodeid, name), handler, body, head)
+        return self._change(handler, body, head, (nodeid, name))
 
     def _has(self, nodeid: int, name: bytes) -> bool:
         try:

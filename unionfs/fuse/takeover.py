@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 from unionfs.core.awaited import Known
 from unionfs.core.restore import FIELDS, Gone
 from unionfs.fuse import settings, state
-from unionfs.fuse.noting import MAKING, ONE_NODE, key_of
+from unionfs.fuse.notes import key_of
+from unionfs.fuse.noting import MAKING, ONE_NODE
 from unionfs.fuse.protocol import Opcode
 
 if TYPE_CHECKING:
