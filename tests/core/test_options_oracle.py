@@ -100,6 +100,12 @@ TEXTS = [
     "lowerdir=a=b:plain,userxattr,redirect_dir=on",
     "lowerdir=a=b:plain,workdir=two  spaces",
     "upperdir=a=b,workdir=plain",
+    "lowerdir+=plain,lowerdir+=co:lon",
+    "lowerdir+=co\\:lon,lowerdir+=plain",
+    "lowerdir+=back\\slash,lowerdir+=plain",
+    "lowerdir+=back\\\\slash,lowerdir+=plain",
+    "lowerdir+=plain,lowerdir+=a=b,datadir+=co:lon,metacopy=on",
+    "lowerdir+=plain,datadir+=none,metacopy=on",
     *(f"lowerdir=plain,upperdir=two  spaces,workdir=a=b,{options}" for options in WITH_AN_UPPER),
 ]
 
@@ -107,3 +113,10 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_kernel_takes_it_as_we_do(layers: Path, text: str) -> None:
     assert we_show(text) == kernel_shows(text)
+
+
+def test_a_layer_added_by_itself_may_have_a_comma_which_the_kernel_cannot_be_told(layers: Path) -> None:
+    """There the backslash that keeps the comma from ending the option stays in the name."""
+    text = r"lowerdir+=com\,ma,lowerdir+=plain"
+    assert kernel_shows(text) is None
+    assert we_show(text) == ({"same", "layer-0", "layer-2"}, "2")
