@@ -39,6 +39,7 @@ UNION: dict[str, tuple[str, str, object]] = {
     "volatile as fsync": ("fsync=volatile", "volatile", True),
     "fsync strict": ("fsync=strict", "fsync", Fsync.STRICT),
     "fsync of fuse-overlayfs": ("fsync=0", "fsync", Fsync.VOLATILE),
+    "the same by its other name": ("sync=0", "fsync", Fsync.VOLATILE),
     "fsync=0 leaves no marker": ("fsync=0", "volatile", False),
     "podman's map": ("uidmapping=:0:100000:65536", "uidmapping", (IdMap(0, 100000, 65536),)),
     "two ranges": ("gidmapping=0:1000:1:1:2000:5", "gidmapping", (IdMap(0, 1000, 1), IdMap(1, 2000, 5))),

@@ -71,6 +71,8 @@ def read(text: str, into: Reading, *, strict: bool = False) -> None:
     (('noatime',), ["unknown option 'nonsense' is ignored"])
     """
     for name, value in split_options(text):
+        if name == "sync" and value is not None:  # as fuse-overlayfs has it
+            name = "fsync"  # noqa: PLW2901
         option = OPTIONS.get(name)
         if option is not None:
             option.take(into, value)
