@@ -61,7 +61,7 @@ class Source:
         """Return at most *size* bytes, fewer only at the end."""
         try:
             chunk = self._stream.read(size)
-        except (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, _zstd_error()) as error:
+        except _errors() as error:
             raise ImageError(f"{self._what}: the {self.kind} stream is truncated or corrupt: {error}") from error
         self.produced += len(chunk)
         return chunk
@@ -119,9 +119,11 @@ _OPENERS: Final[dict[str, Callable[[Any], Reader]]] = {
 }
 
 
-def _zstd_error() -> type[Exception]:
-    module = sys.modules.get("zstandard")
-    return module.ZstdError if module else EOFError
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what readers of streams raise; of libraries, of those that are loaded."""
+    known = (("zstandard", "ZstdError"), ("isal.igzip_lib", "IsalError"))
+    loaded = [getattr(sys.modules[module], name) for module, name in known if module in sys.modules]
+    return (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, *loaded)
 
 
 def decompressed(raw: Reader, what: str = "layer") -> Source:
