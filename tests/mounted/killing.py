@@ -18,7 +18,7 @@ from typing import Any, Final, final
 __all__ = ["Killer", "install"]
 
 _VARIABLE: Final = "UNIONFS_TESTS_KILLER"
-_ORDER: Final = struct.Struct("qq")  # the process, passages left
+_ORDER: Final = struct.Struct("qqq")  # the process, passages left, and those of the next process or -1
 _ANY_SUCCESSOR: Final = -1
 
 _CHANGING: Final = (
@@ -33,25 +33,21 @@ class Killer:
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "killer"
-        self._file.write_bytes(_ORDER.pack(0, 0))
+        self._file.write_bytes(_ORDER.pack(0, 0, -1))
         (directory / "sitecustomize.py").write_text("from tests.mounted.killing import install\ninstall()\n")
         self.environment = {_VARIABLE: str(self._file)}
         with self._file.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
 
-    def kill(self, pid: int, passages: int) -> None:
-        """Have the process killed after so many passages."""
-        _ORDER.pack_into(self._map, 0, 0, 0)
-        _ORDER.pack_into(self._map, 0, pid, passages)
-
-    def kill_successor(self, passages: int) -> None:
-        """Have the next process that takes over killed."""
-        self.kill(_ANY_SUCCESSOR, passages)
+    def kill(self, pid: int, passages: int, then: int = -1) -> None:
+        """Have the process killed after so many passages, and the one that takes over after *then*."""
+        _ORDER.pack_into(self._map, 0, 0, 0, -1)
+        _ORDER.pack_into(self._map, 0, pid, passages, then)
 
     def has_killed(self) -> bool:
         """Return whether there were so many passages; nobody is killed from now on."""
-        pid, left = _ORDER.unpack_from(self._map)
-        _ORDER.pack_into(self._map, 0, 0, 0)
+        pid, left, _ = _ORDER.unpack_from(self._map)
+        _ORDER.pack_into(self._map, 0, 0, 0, -1)
         return bool(pid) and left < 0
 
 
@@ -63,11 +59,13 @@ class _Guard:
         self._successor = os.getpid() if b"fuse.successor" in Path("/proc/self/cmdline").read_bytes() else 0
 
     def pass_(self) -> None:
-        pid, left = _ORDER.unpack_from(self._map)
+        pid, left, then = _ORDER.unpack_from(self._map)
         ours = os.getpid()
         if pid == ours or (pid == _ANY_SUCCESSOR and ours == self._successor):
-            _ORDER.pack_into(self._map, 0, ours, left - 1)
+            _ORDER.pack_into(self._map, 0, ours, left - 1, then)
             if left <= 0:
+                if then >= 0:
+                    _ORDER.pack_into(self._map, 0, _ANY_SUCCESSOR, then, -1)
                 os.kill(ours, signal.SIGKILL)
 
     def around(self, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,4 +107,5 @@ def install() -> None:
     for module, names in ((os, _CHANGING), (xattr, ("setxattr", "removexattr")), (fcntl, ("ioctl",))):
         for name in names:
             setattr(module, name, guard.around(getattr(module, name)))
-    journal.Journal._append = guard.on_both_sides(journal.Journal._append)
+    for name in ("_append", "end"):
+        setattr(journal.Journal, name, guard.on_both_sides(getattr(journal.Journal, name)))

@@ -222,3 +222,21 @@ def test_a_request_that_waits_is_answered(stack: Stack) -> None:
     os.kill(pid, signal.SIGKILL)
     assert [each.wait(PATIENCE_S) for each in asking] == [0, 0, 0]
     assert {"a", "b", "c"} <= set(os.listdir(stack.upper))
+
+
+def test_a_union_that_cannot_change_goes_on(tmp_path: Path) -> None:
+    """Nobody tells the server of opens there: the kernel opens files by itself."""
+    stack = Stack(tmp_path, engine="direct")
+    (stack.base / "big").write_bytes(os.urandom(SIZE))
+    done = stack.run("mount", "--supervise", "--lower", stack.top, "--lower", stack.base, stack.merged)
+    assert (done.returncode, done.stderr) == (0, "")
+    try:
+        with (stack / "big").open("rb", buffering=0) as file, os.scandir(stack.merged) as entries:
+            head, first = file.read(10), next(entries).name
+            replace_server(stack)
+            assert head + file.read() == (stack.base / "big").read_bytes()
+            assert sorted([first, *(entry.name for entry in entries)]) == ["base", "big", "directory", "top"]
+            replace_by_restart(stack)
+            assert (stack / "top").read_text() == "top\n"
+    finally:
+        stack.end()
