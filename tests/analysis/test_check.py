@@ -109,6 +109,18 @@ def test_names_of_aufs(upper: Path) -> None:
     assert kinds == {b"d": ("dir", True), b"f": ("whiteout", False), b"kept": ("file", False)}
 
 
+def test_a_file_or_directory_that_is_called_like_a_mark_is_kept(upper: Path) -> None:
+    (upper / ".wh.data").mkdir()
+    (upper / ".wh.data/f").write_text("somebody's")
+    (upper / ".wh.text").write_text("somebody's")
+    (upper / "d").mkdir()
+    (upper / "d/.wh..wh..opq").write_text("somebody's")
+    found = [(finding.path, finding.repair) for finding in findings(upper)]
+    assert found == [(path, Repair.KEEP) for path in (b".wh.data", b".wh.text", b"d/.wh..wh..opq")]
+    assert not mend(upper)
+    assert (upper / ".wh.data/f").read_text() == (upper / "d/.wh..wh..opq").read_text() == "somebody's"
+
+
 def test_a_metacopy_file_without_content_cannot_be_repaired(upper: Path) -> None:
     (upper / "lost").touch()
     os.setxattr(upper / "lost", "trusted.overlay.metacopy", b"")

@@ -8,6 +8,7 @@ Source for the kinds: kmxz/overlayfs-tools fsck.c, which knows the first three.
 """
 
 import enum
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ class Repair(enum.Enum):
     MAKE_WHITEOUT = "make it a whiteout of the kernel's form"
     MAKE_OPAQUE = "mark the directory in the kernel's form"
     NONE = "nothing: its content is lost"
+    KEEP = "nothing: look at it, and rename or remove it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,12 @@ def _below(place: Shown | None, name: bytes) -> Shown | None:
 
 
 def _old_names(file: Found, name: bytes) -> Iterator[Finding]:
+    """Tell what a name of aufs is; a mark is an empty file, and anything else is somebody's."""
+    is_mark = not stat.S_ISDIR(file.stat.st_mode) and not file.stat.st_size
+    if not is_mark and (name == OPAQUE_FILE or not name.startswith(META_PREFIX)):
+        what = "called like a whiteout, but it holds something; an image cannot have it"
+        yield Finding(kind="dialect", path=file.path, what=what, repair=Repair.KEEP)
+        return
     if name == OPAQUE_FILE:
         what, repair = "an opaque mark that the kernel does not know", Repair.MAKE_OPAQUE
     elif name.startswith(META_PREFIX):

@@ -19,7 +19,7 @@ def repair(root: int, finding: Finding, form: Form) -> bool:
 
     Nobody may have the layer mounted.
     """
-    if finding.repair is Repair.NONE:
+    if finding.repair in {Repair.NONE, Repair.KEEP}:
         return False
     with closing(Directories(root)) as directories:
         dirfd, name = directories.parent(finding.path)
