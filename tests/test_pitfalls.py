@@ -171,6 +171,7 @@ PITFALLS: Final[dict[int, Pitfall]] = {
         tests=(
             "mounted/test_crash.py::test_a_killed_daemon_leaves_whole_files",
             "mounted/test_crash.py::test_a_mount_after_a_crash_takes_the_layers_over",
+            "mounted/test_power_cut.py::test_a_copy_up_is_whole_or_not_there",
         ),
     ),
     36: Pitfall(
