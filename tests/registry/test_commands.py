@@ -116,7 +116,7 @@ ERRORS = [
     (["push", "-a", "nothing"], 4, "no image of the repository"),
     (["push", "-a", "a", "b"], 2, "leave the second one out"),
     (["pull", "-a", "debian:12"], 2, "no tag and no digest"),
-    (["pull", "127.0.0.1:1/app"], 1, "127.0.0.1:1"),
+    (["pull", "127.0.0.1:1/app"], 1, "127.0.0.1:1: nobody answers: Connection refused; try: a mirror of it"),
     (["login", "-u", "me", "https://"], 2, "not a registry"),
     (["login", "registry.example"], 2, "no terminal to ask on"),
     (["login", "-u", "me", "registry.example"], 2, "--password-stdin"),

@@ -82,6 +82,8 @@ class Trail:
             self._observer.note(f"{what}: {attempt}: {exc}; stopping, because fallback = false")
             raise RegistryError(f"{what}: {'; '.join(failed)}; nobody else is asked: fallback = false") from exc
         self._observer.note(f"{what}: {attempt}: {exc}; there is nobody else to ask")
+        if len(self._attempts) == 1 and isinstance(exc, NotNow) and not exc.connected:
+            raise RegistryError(f"{exc}; try: a mirror of it, in registries.toml") from exc
         if len(failed) == 1:
             raise exc
         raise RegistryError(f"{what}: " + "; ".join(failed)) from exc
