@@ -122,11 +122,11 @@ def test_sigusr1_prints_counts(stack: Stack) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         eventually(stack.is_mounted)
-        (stack / "top").read_text()
-        eventually(lambda: bool(stack.record()["pid"]))
-        process.send_signal(signal.SIGUSR1)
-        assert process.stderr is not None
-        counts = json.loads(process.stderr.readline())
+        with (stack / "top").open():  # so that the kernel does not forget it, however short of memory it is
+            eventually(lambda: bool(stack.record()["pid"]))
+            process.send_signal(signal.SIGUSR1)
+            assert process.stderr is not None
+            counts = json.loads(process.stderr.readline())
         process.terminate()
         process.wait(PATIENCE_S)
     assert counts["union"]["nodes"] >= 2
