@@ -47,6 +47,26 @@ def test_flags_are_enforced_and_last(base: Path, direct: Backend) -> None:
         lift(direct, stack)
 
 
+def test_flags_that_the_kernel_wrote_down_are_enforced(base: Path, direct: Backend) -> None:
+    stack = lay(base, [{"f": "data", "d": {"x": "1", "e": {}}}], upper={"u": "data"})
+    with kernel(stack) as driver:
+        for name in ("f", "u", "d"):
+            assert attempt(driver, ("setflags", name, fileops.FS_IMMUTABLE)).errno == "ok"
+    refused = [*FORBIDDEN, ("truncate", "f", 0), ("setxattr", "f", "user.k", b"v"), ("utime", "f", 1, 1)]
+    refused += [(op[0], "u", *op[2:]) for op in refused]
+    refused += [("create", "d/n"), ("unlink", "d/x"), ("rmdir", "d/e"), ("rename", "d/x", "x"), ("chmod", "d", 0o700)]
+    for op in refused:  # each by a union that knows nothing yet
+        with direct(stack) as driver:
+            assert attempt(driver, op).errno == "EPERM", op
+    with direct(stack) as driver:
+        assert attempt(driver, ("chmod", "d/x", 0o600)).errno == "ok"
+        for name in ("f", "u", "d"):
+            assert attempt(driver, ("setflags", name, 0)).errno == "ok"
+            assert attempt(driver, ("chmod", name, 0o700)).errno == "ok"
+    with kernel(stack) as driver:
+        assert [attempt(driver, ("getflags", name)).value for name in ("f", "u", "d")] == [0, 0, 0]
+
+
 def lift(backend: Backend, stack: Stack) -> None:
     with backend(stack) as driver:
         assert attempt(driver, ("setflags", "f", 0)).errno == "ok"

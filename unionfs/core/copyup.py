@@ -25,6 +25,7 @@ from unionfs.core.index import origin_mark, origin_stat
 from unionfs.core.jobs import Deferred, Job
 from unionfs.core.layer import Place
 from unionfs.core.nodes import Dir, File
+from unionfs.core.protection import harden_file
 from unionfs.core.staging import Copy, fill, run
 from unionfs.core.state import State
 from unionfs.core.upper import Upper, despite_flags, restore_times, with_access
@@ -79,8 +80,10 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
     """
     if node.has_lower_names:
         link_names(state, node)
-    if node.place.layer.writable and node.data is None:
-        return
+    if node.place.layer.writable:
+        harden_file(node)
+        if node.data is None:
+            return
     if node in state.jobs:
         raise Deferred(state.jobs[node])
     upper = state.writable()
@@ -335,6 +338,7 @@ def metadata(state: State, node: File) -> None:
     if node.has_lower_names:
         link_names(state, node)
     if node.place.layer.writable:
+        harden_file(node)
         return
     if not state.config.metacopy or node.final is not None:
         file(state, node)

@@ -22,6 +22,7 @@ from unionfs.core.files import OpenFile
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
 from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.protection import harden_file
 from unionfs.core.request import Caller
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
@@ -341,7 +342,9 @@ def before_removal(state: State, node: Node) -> os.stat_result:
     st = node.place.lstat(node.real)
     if node.place.layer.owners is not None:
         st = attrs.file_stat(node, st)
-    if not node.is_upper and at.is_protected(node.place.fd(), node.real):
+    if node.is_upper:
+        harden_file(node)
+    elif at.is_protected(node.place.fd(), node.real):
         _fail(errno.EPERM)
     index = state.upper.index if state.upper is not None else None
     if index is not None:

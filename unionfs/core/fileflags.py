@@ -18,6 +18,7 @@ from unionfs.core.index import origin_mark
 from unionfs.core.layer import Place
 from unionfs.core.lookup import search
 from unionfs.core.nodes import Dir, Node
+from unionfs.core.protection import marked
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
 from unionfs.linux import at, fileops, xattr
@@ -47,7 +48,7 @@ def of_node(state: State, node: Node) -> int:
     with _descriptor(node) as fd:
         flags = fileops.get_flags(fd)
         mark = xattr.get(fd, state.layers[0].xattrs.protattr) or b""
-    return flags | (fileops.FS_APPEND if b"a" in mark else 0) | (fileops.FS_IMMUTABLE if b"i" in mark else 0)
+    return flags | marked(mark)
 
 
 def _note_origins(state: State, upper: Upper, node: Dir) -> None:

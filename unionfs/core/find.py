@@ -4,6 +4,7 @@
 recognised as one the kernel knows already: under this name, or as another hard link of the file.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,6 +16,7 @@ from unionfs.core.index import origin_mark, origin_stat
 from unionfs.core.layer import Place
 from unionfs.core.lookup import Found, search
 from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.protection import harden
 from unionfs.core.state import State
 
 __all__ = ["adopt", "adopt_file", "is_visible", "lookup", "nameless", "number_at", "peek"]
@@ -76,6 +78,9 @@ def _node(state: State, parent: Dir, name: bytes, found: Found) -> Node:
             ino = inos.number(top.fsid, found.st.st_ino)  # a second one with the same redirect, made by somebody else
         node = Dir(parent, name, ino, tuple(found.dirs))
         state.nodes.add(node)
+        if found.dirs[0].protected and found.dirs[0].layer.writable and not state.config.read_only:
+            with contextlib.suppress(OSError):  # a user without the right to set flags
+                harden(found.dirs[0], b"")
         return node
     place, st = found.place, found.st
     ino, own = file_number(state, parent, name, found), inos.number(place.layer.fsid, st.st_ino)
@@ -178,6 +183,7 @@ def adopt(state: State, parent: Dir, name: bytes, place: Place) -> tuple[Node, o
 def adopt_file(state: State, parent: Dir, name: bytes, place: Place, st: os.stat_result) -> tuple[File, os.stat_result]:
     """Make the node of a file that was just created, and count one lookup."""
     node = File(parent, name, inos.number(place.layer.fsid, st.st_ino), place, name)
+    node.is_hardened = True
     state.nodes.add(node)
     node.lookups = 1
     return node, _shown(node, st)

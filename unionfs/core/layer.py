@@ -96,6 +96,7 @@ class Place:
         "names",
         "opaque",
         "parent",
+        "protected",
         "redirect",
         "xwhiteouts",
     )
@@ -114,11 +115,13 @@ class Place:
         self.names: set[bytes] | None = None
         """Every name that is here, whiteouts too; None as long as that is not known. See `learn`."""
         self.opaque = False
-        """Nothing below is to be merged. This and the next three are right once `read_marks` was called."""
+        """Nothing below is to be merged. This and the next four are right once `read_marks` was called."""
         self.xwhiteouts = False
         """Empty files here may be whiteouts, by an attribute."""
         self.impure = False
         """Files here may remember where they were copied from."""
+        self.protected = False
+        """A union has made it append-only or immutable."""
         self.redirect: bytes | None = None
         """Where the layers below keep what is merged here: a sibling's name or a path from the root."""
 
@@ -248,6 +251,7 @@ class Place:
             self.opaque = value == ondisk.OPAQUE or ondisk.FOREIGN_OPAQUE in names
             self.xwhiteouts = value == ondisk.XWHITEOUTS
             self.impure = marks.impure in names
+            self.protected = marks.protattr in names
             if marks.redirect in names and self.parent is not None:  # the root of a layer is the root of the union
                 self.redirect = self._read_redirect(fd)
         if not self.opaque and at.exists(fd, ondisk.OPAQUE_FILE):

@@ -61,7 +61,17 @@ class Inode:
 class File(Inode):
     """Anything but a directory."""
 
-    __slots__ = ("data", "has_lower_names", "indexed_links", "is_linked", "links", "opens", "place", "real")
+    __slots__ = (
+        "data",
+        "has_lower_names",
+        "indexed_links",
+        "is_hardened",
+        "is_linked",
+        "links",
+        "opens",
+        "place",
+        "real",
+    )
 
     def __init__(self, parent: "Dir", name: bytes, ino: int, place: Place, real: bytes) -> None:
         super().__init__(parent, name, ino)
@@ -73,6 +83,8 @@ class File(Inode):
         """Where its data are, if only its attributes were copied up."""
         self.opens: list[OpenFile] | None = None
         """Its open files; None if there are none."""
+        self.is_hardened = False
+        """True once no mark of an upper file says more than its real flags do: see `protection`."""
         self.is_linked = False
         """True if the table also finds it by its inode number, because it has several names."""
         self.has_lower_names = False
