@@ -125,7 +125,7 @@ class Awaited:
                 break
             at = next(reversed(known.names))[0]
         for known in reversed(chain):
-            if known.nodeid in self._by_id:
+            if known.nodeid in self._by_id and known.nodeid not in self._sought:
                 self._find_one(known)
         return self._table.get(nodeid)
 
@@ -133,7 +133,7 @@ class Awaited:
         self._sought.add(known.nodeid)
         try:
             for parent, name in reversed(list(known.names)):
-                above = self._table.get(parent)
+                above = self._table.get(parent) or self.find_other(parent)
                 children = getattr(above, "children", None)
                 if above is None or children is None:
                     continue

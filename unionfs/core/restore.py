@@ -113,7 +113,9 @@ class Restoring:
             OSError: it cannot be opened.
         """
         table, node = self._state.files, self._state.nodes.file(each.nodeid)
-        if kept is not None:
+        if kept is not None and node.final is None:
+            os.close(kept)  # it did not lose its name after all, and may lead to another file by now
+        elif kept is not None:
             writes = each.flags & os.O_ACCMODE != os.O_RDONLY
             table.add(OpenFile(node, kept, each.flags, os.O_RDWR if writes else os.O_RDONLY), each.handle)
             return

@@ -260,6 +260,15 @@ class Union:
         """Return what is behind a handle, for engines that hand the descriptor to the kernel."""
         return self._files[fh]
 
+    def has_attribute(self, nodeid: int, name: bytes) -> bool:
+        try:
+            self.getxattr(nodeid, name)
+        except OSError as exc:
+            if exc.errno != errno.ENODATA:
+                raise
+            return False
+        return True
+
     def has_file(self, fh: int) -> bool:
         return fh in self._files.files
 

@@ -42,8 +42,6 @@ class Notes:
         """Handles of files that the supervisor keeps."""
         self.recent = past.recent if past is not None else {}
         """Requests of before that may come again, by number, and were done."""
-        self.unsure = past.unsure if past is not None else None
-        """One of before of which it is not known, and is to be found out when it comes again."""
         self.unheard = {file.unique: handle for handle, file in files.items() if file.unique}
         """Handles whose openers may never have heard of them, by the request that asked."""
         self.journal = Journal(self._records())
@@ -129,7 +127,7 @@ class Notes:
             self._link.keep(*((key_of(file.handle), file.fd) for file in opened))
             self._kept.update(file.handle for file in opened)
 
-    def copied(self, node: File) -> None:
-        """The open files of *node*, which has no name, lead to a copy now."""
+    def nameless(self, node: File) -> None:
+        """*node*, which has no name, was opened, or its open files lead to a copy now."""
         self.keep_open(node)
         self.journal.gone(restore.gone(node))

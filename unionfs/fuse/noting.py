@@ -12,7 +12,6 @@ before it was answered. Its number says so. What matters is that the second time
 * To look, to read, to write at an offset, to set attributes, to allocate: they may be done twice.
 """
 
-import errno
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -44,7 +43,7 @@ class _Noting(Requests):
     def note_in(self, notes: Notes) -> None:
         """Begin to note; before the first request."""
         self.notes = notes
-        self._union.on_nameless_copy(notes.copied)
+        self._union.on_nameless_copy(notes.nameless)
 
     def _entry(self, found: "Entry") -> bytes:
         self.notes.entry(found[0])
@@ -249,7 +248,7 @@ class NotingRequests(_Noting):
     def _keep_nameless(self, nodeid: int) -> None:
         node = self._union.node(nodeid)
         if node.final is not None and isinstance(node, File):
-            self.notes.keep_open(node)
+            self.notes.nameless(node)
 
     def _opened(self, answer: bytes, at: int, nodeid: int, body: memoryview, head: Head) -> None:
         handle, mode, backing = wire.OPENED.unpack_from(answer, at)
@@ -285,24 +284,12 @@ class NotingRequests(_Noting):
     def _once(self, handler: _Handler, nodeid: int, body: memoryview, head: Head, name: bytes) -> Answer:
         """Make an attribute that must not be there, or remove one that must be."""
         makes = head[1] == Opcode.SETXATTR
-        is_possible = self._has(nodeid, name) is not makes
-        if self._was_done(head) or (not is_possible and self._is_unsure(head)):
+        is_possible = self._union.has_attribute(nodeid, name) is not makes
+        if self._was_done(head):
             return _DONE
         if not is_possible:
             return handler(nodeid, body, head)  # which says why not
         return self._change(handler, body, head, (nodeid, name))
-
-    def _has(self, nodeid: int, name: bytes) -> bool:
-        try:
-            self._union.getxattr(nodeid, name)
-        except OSError as exc:
-            return exc.errno != errno.ENODATA
-        return True
-
-    def _is_unsure(self, head: Head) -> bool:
-        """Tell whether this is the request that the last server had begun; it had found it possible then."""
-        begun = self.notes.unsure
-        return begun is not None and head[2] == begun.unique | UNIQUE_RESEND
 
     # Data that go to the end of the file, wherever that is by now.
 

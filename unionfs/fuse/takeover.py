@@ -108,13 +108,15 @@ def restore(union: "Union", modes: "Modes", past: "Past", kept: "Mapping[bytes, 
             del past.files[handle]
         else:
             modes.restore(file.opening.nodeid, file.opening.flags, file.backing, to_root=file.to_root)
+    if past.unsure is not None:
+        _settle_attribute(union, past, past.unsure)
     for nodeid in listed:
         modes.drop_listing(nodeid)
 
 
 def _settle(union: "Union", past: "Past", request: "Begun", kept: "Mapping[bytes, int]") -> None:
     """Find out whether *request* was carried out, and bring disk and tables together."""
-    if request.opcode in ONE_NODE:  # looked into when it comes again
+    if request.opcode in ONE_NODE:  # which may be one without a name
         return
     past.unsure = None
     awaited = union.restoring().awaited
@@ -146,6 +148,14 @@ def _settle(union: "Union", past: "Past", request: "Begun", kept: "Mapping[bytes
         if lost is not None:
             _leave_nameless(past, lost, kept)
     past.remember(request)
+
+
+def _settle_attribute(union: "Union", past: "Past", request: "Begun") -> None:
+    """Find out whether an attribute was made or removed; the last server had found that it could be."""
+    past.unsure = None
+    with suppress(OSError):
+        if union.has_attribute(request.parent, request.name) is (request.opcode == Opcode.SETXATTR):
+            past.remember(request)
 
 
 def _is_named(union: "Union", past: "Past", request: "Begun") -> bool:
