@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import ENGINES
 from tests.mounted.attacks import ATTACKS, BELOW, hostile
+from tests.profile import LONG
 from tests.zygote import Zygote
 from unionfs.testing import disk
 from unionfs.testing.literal import Dir, Tree
@@ -104,17 +106,22 @@ def lay_hostile(base: Path, position: str, features: Features) -> tuple[Stack, P
 
 CASES = [
     ("direct", "top", Features(), ""),
-    ("direct", "upper", Features(), ""),
     ("direct", "middle", EVERYTHING, ""),
     ("direct", "alone", EVERYTHING, ""),
     ("direct", "upper", EVERYTHING, "xattr_permissions=2"),
-    ("direct", "top", EVERYTHING, "xattr_permissions=1"),
     ("direct", "upper", Features(userxattr=True), ""),
-    ("direct", "top", Features(userxattr=True), "xattr_permissions=2"),
     ("pyfuse3", "top", EVERYTHING, "xattr_permissions=1"),
-    ("pyfuse3", "upper", EVERYTHING, "xattr_permissions=2"),
 ]
 """Where the hostile layer is, and what the union is told to believe."""
+
+if LONG:
+    CASES += [
+        (engine, position, features, f"xattr_permissions={kept}")
+        for engine in ENGINES
+        for position in ("top", "middle", "alone", "upper")
+        for features in (Features(), EVERYTHING, Features(userxattr=True))
+        for kept in (0, 1, 2)
+    ]
 
 
 @pytest.mark.parametrize(

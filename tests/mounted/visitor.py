@@ -74,8 +74,6 @@ class Visitor:
         self.attempt("read", path, lambda: self.read(path))
         self.attempt("xattrs", path, lambda: self.read_attributes(path))
         self.attempt("flags", path, lambda: self.with_open(path, os.O_RDONLY, fileops.get_flags))
-        for name in () if os.path.islink(path) else LOOKED_FOR:
-            self.attempt("lookup", path + b"/" + name, partial(os.lstat, path + b"/" + name))
 
     def read(self, path: bytes) -> None:
         if stat.S_ISREG(os.lstat(path).st_mode):
@@ -141,6 +139,8 @@ class Visitor:
     def visit(self) -> None:
         for path in self.walk(self.root):
             self.look(path)
+            for name in () if os.path.islink(path) else LOOKED_FOR:
+                self.attempt("lookup", path + b"/" + name, partial(os.lstat, path + b"/" + name))
         for path in self.walk(self.root)[1:]:
             self.change(path)
             self.look(path)
