@@ -4,6 +4,7 @@
   machine that cannot do it. Where the environment says CI=true no test may be skipped: there a skip is a failure.
 * A record logged at WARNING or above fails the test, unless ``@pytest.mark.logs("pattern")`` expects it; and a
   pattern that nothing matched fails it too.
+* A test that waits for a FUSE daemon which does not answer is let go of after its time (`tests.watchdog`).
 * At the end of the run nothing may be left: no mount, no process, no temporary file (`tests.leaks`).
 """
 
@@ -18,11 +19,13 @@ from hypothesis import HealthCheck, settings
 
 from tests.abilities import ABILITIES, lacking
 from tests.leaks import Run
+from tests.watchdog import Watchdog
 
 IN_CI = os.environ.get("CI") == "true"
 
 RUN = pytest.StashKey[Run]()
 LEAKS = pytest.StashKey[list[str]]()
+WATCHDOG = pytest.StashKey[Watchdog]()
 
 # No deadline and no complaint about slow data: how fast this machine is now is no property of the code. In CI the
 # examples are the same each time; it is `make fuzz` that looks for new ones.
@@ -38,9 +41,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = Run()
     if config.option.basetemp is None:
         config.option.basetemp = config.stash[RUN].directory / "pytest"
+    limit = config.getoption("timeout")
+    if limit != 0:
+        seconds = float(limit if limit is not None else config.getini("timeout"))
+        config.stash[WATCHDOG] = Watchdog(config.stash[RUN].directory, seconds)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if WATCHDOG in item.config.stash:
+        item.config.stash[WATCHDOG].see()
     for marker in ABILITIES:
         if item.get_closest_marker(marker) and (reason := lacking(marker)):
             pytest.skip(reason)
@@ -87,6 +96,8 @@ def expected_logs(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixtu
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if WATCHDOG in session.config.stash:
+        session.config.stash[WATCHDOG].close()
     leaks = session.config.stash[LEAKS] = session.config.stash[RUN].leaks()
     if leaks and exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

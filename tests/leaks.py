@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from unionfs.linux.mount import MNT_DETACH, umount
+from unionfs.linux.mount import MNT_DETACH, MNT_FORCE, umount
 
 __all__ = ["Run"]
 
@@ -76,7 +76,7 @@ class Run:
                 os.kill(pid, signal.SIGKILL)
         for point in self.mounts():
             with contextlib.suppress(OSError):
-                umount(point, MNT_DETACH)  # umount(8) would ask a daemon that may not answer
+                umount(point, MNT_FORCE | MNT_DETACH)  # umount(8) would ask a daemon that may not answer
         if self._outer is None:
             del os.environ["TMPDIR"]
         else:

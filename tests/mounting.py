@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unionfs.fuse.state import Record, read_all, started
-from unionfs.linux.mount import MNT_DETACH, mounts, umount
+from unionfs.linux.mount import MNT_DETACH, MNT_FORCE, mounts, umount
 
 __all__ = ["Stack", "eventually"]
 
@@ -145,7 +145,7 @@ class Stack:
     def end(self) -> None:
         """Leave nothing mounted, whatever the test did."""
         while self.is_mounted():
-            umount(str(self.merged), MNT_DETACH)
+            umount(str(self.merged), MNT_FORCE | MNT_DETACH)
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -69,6 +69,26 @@ def test_a_mount_left_behind_is_caught_and_undone(project: Path, outcome: Path) 
     assert point not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
 
 
+@pytest.mark.root
+@pytest.mark.fuse
+def test_a_test_that_waits_for_a_silent_daemon_is_let_go_of(project: Path, outcome: Path) -> None:
+    """It takes no signal: nobody answers what nobody can take back."""
+    outcome.write_text(
+        "import os, pytest\nfrom unionfs.linux.mount import mount, umount\n"
+        "@pytest.fixture\ndef place(tmp_path):\n"
+        "    fd = os.open('/dev/fuse', os.O_RDWR)\n"
+        "    mount('x', str(tmp_path), 'fuse', 0, f'fd={fd},rootmode=40000,user_id=0,group_id=0')\n"
+        "    os.read(fd, 1 << 20)\n"
+        "    yield tmp_path\n"
+        "    umount(str(tmp_path))\n"
+        "def test_planted(place) -> None:\n    os.statvfs(place)\n",
+        encoding="utf-8",
+    )
+    output = run(project, outcome, PYTEST_ADDOPTS="--timeout 1")
+    assert "1 failed" in output
+    assert "still mounted" not in output
+
+
 def test_an_announced_warning_is_no_failure(project: Path, outcome: Path) -> None:
     outcome.write_text(
         "import logging, pytest\n@pytest.mark.logs('b.o')\ndef test_planted() -> None:\n    logging.warning('boo')",

@@ -30,8 +30,6 @@ __all__ = ["Device"]
 DEVICE: Final = "/dev/fuse"
 HELPER: Final = "fusermount3"
 
-MNT_FORCE: Final = 1
-
 READ_AHEAD_KB: Final = 512
 """How far the kernel reads ahead: it begins at 128, and a request costs a fifth of what it takes to copy as much."""
 
@@ -97,7 +95,7 @@ class Device:
         except OSError as exc:
             if exc.errno != errno.EBUSY:
                 raise
-            kernel.umount(target, MNT_FORCE | kernel.MNT_DETACH)
+            kernel.umount(target, kernel.MNT_FORCE | kernel.MNT_DETACH)
 
     def _topmost(self) -> kernel.Mount | None:
         """Return what is visible on the mountpoint."""

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "MNT_DETACH",
+    "MNT_FORCE",
     "MS_REMOUNT",
     "Mount",
     "flag_bits",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 MS_REMOUNT: Final = 0x20
+MNT_FORCE: Final = 1
+"""umount2: end the requests that wait for a FUSE daemon, whether or not the mount can go."""
 MNT_DETACH: Final = 2
 """umount2: take the mount out of the tree now, end it when the last open file is closed."""
 

@@ -132,14 +132,11 @@ class Daemon:
             time.sleep(POLL_S)
 
     def _detach(self) -> None:
-        """Abort the connection first: a request that waits for an answer would hold the mount."""
+        """With force, which aborts the connection: a request that waits for an answer would hold the mount."""
         for found in mount.mounts():
             if found.mountpoint == str(self.mountpoint) and found.type.startswith("fuse"):
-                minor = found.device.partition(":")[2]
                 with suppress(OSError):
-                    Path(f"/sys/fs/fuse/connections/{minor}/abort").write_bytes(b"1")
-                with suppress(OSError):
-                    mount.umount(found.mountpoint, mount.MNT_DETACH)
+                    mount.umount(found.mountpoint, mount.MNT_FORCE | mount.MNT_DETACH)
 
 
 @contextmanager
