@@ -67,6 +67,23 @@ def test_flags_that_the_kernel_wrote_down_are_enforced(base: Path, direct: Backe
         assert [attempt(driver, ("getflags", name)).value for name in ("f", "u", "d")] == [0, 0, 0]
 
 
+def test_the_kernel_works_with_flags_that_were_set_here(base: Path, direct: Backend) -> None:
+    stack = lay(base, [{"d": {"f": "1", "g": "2"}, "h": "3", "k": "4"}])
+    with direct(stack) as driver:
+        for name in ("d", "h", "k"):
+            assert attempt(driver, ("setflags", name, fileops.FS_IMMUTABLE)).errno == "ok"
+    with kernel(stack) as driver:
+        refused = [("create", "d/n"), ("unlink", "d/f"), ("write", "h", b"N"), ("unlink", "h")]
+        assert [attempt(driver, op).errno for op in refused] == ["EPERM"] * 4
+        done = [("chmod", "d/f", 0o600), ("write", "d/g", b"N"), ("setflags", "h", 0), ("write", "h", b"N")]
+        assert [attempt(driver, op).errno for op in done] == ["ok"] * 4
+    with direct(stack) as driver:
+        assert [attempt(driver, ("write", name, b"N")).errno for name in ("h", "d/g", "k")] == ["ok", "ok", "EPERM"]
+        assert [attempt(driver, op).errno for op in (("unlink", "d/f"), ("unlink", "k"))] == ["EPERM", "EPERM"]
+        for name in ("d", "k"):
+            assert attempt(driver, ("setflags", name, 0)).errno == "ok"
+
+
 def lift(backend: Backend, stack: Stack) -> None:
     with backend(stack) as driver:
         assert attempt(driver, ("setflags", "f", 0)).errno == "ok"

@@ -18,7 +18,7 @@ from unionfs.core.index import origin_mark
 from unionfs.core.layer import Place
 from unionfs.core.lookup import search
 from unionfs.core.nodes import Dir, Node
-from unionfs.core.protection import marked
+from unionfs.core.protection import marked, note
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
 from unionfs.linux import at, fileops, xattr
@@ -95,3 +95,4 @@ def change(state: State, node: Node, flags: int) -> None:
             xattr.remove(fd, mark)
         if flags & _PROTECTED:
             fileops.set_flags(fd, flags)
+            note(upper.layer, fd)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from unionfs.core import ondisk
-from unionfs.linux import at, xattr
+from unionfs.linux import at, handles, xattr
 
 if TYPE_CHECKING:
     from unionfs.core.owners import Owners
@@ -41,7 +41,7 @@ MAX_NAMES: Final = 4096
 class Layer:
     """One layer of the stack: a root directory and what its filesystem means to the union."""
 
-    __slots__ = ("fsid", "index", "owners", "path", "root", "static_nlink", "uuid", "writable", "xattrs")
+    __slots__ = ("fsid", "hardened", "index", "owners", "path", "root", "static_nlink", "uuid", "writable", "xattrs")
 
     def __init__(self, index: int, path: Path, fsid: int, xattrs: ondisk.XattrSet, *, writable: bool) -> None:
         self.index = index
@@ -56,6 +56,8 @@ class Layer:
         self.uuid = bytes(16)
         self.owners: Owners | None = None
         """How owners and modes are shown, if not as they are."""
+        self.hardened: set[handles.FileHandle] = set()
+        """What has real flags of chattr that are to go when the union is closed: see `protection`."""
         self.static_nlink = False
         """Every directory shows one link, as merged ones always do."""
         self.root: Place

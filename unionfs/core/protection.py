@@ -1,18 +1,21 @@
-"""Flags of chattr(1) that another union wrote down: a mark becomes the real flag before the first change.
+"""Flags of chattr(1) in an upper layer: a mark when no union looks, the real flags before the first change.
 
 The kernel's overlayfs keeps +i and +a in the ``protattr`` mark alone, and enforces them itself. Here the file system
 of the upper layer does, for files that carry the real flags as well (`fileflags`). So what has only the mark gets
-them: a directory when it is found, as its marks are read anyway; a file when it is about to be changed.
+them: a directory when it is found, as its marks are read anyway; a file when it is about to be changed. When the union
+is closed they are taken away again: the kernel could neither lift them nor copy up what is in such a directory. What
+a daemon that was killed left is enforced all the same.
 """
 
+import contextlib
 import os
 from typing import Final
 
-from unionfs.core.layer import Place
+from unionfs.core.layer import Layer, Place
 from unionfs.core.nodes import File
-from unionfs.linux import at, fileops, xattr
+from unionfs.linux import at, fileops, handles, xattr
 
-__all__ = ["harden", "harden_file", "marked"]
+__all__ = ["harden", "harden_file", "marked", "note", "soften"]
 
 _LETTERS: Final = ((b"a", fileops.FS_APPEND), (b"i", fileops.FS_IMMUTABLE))
 
@@ -51,5 +54,27 @@ def harden(place: Place, name: bytes) -> None:
         real = fileops.get_flags(fd)
         if real & flags != flags:
             fileops.set_flags(fd, real | flags)
+        note(place.layer, fd)
     finally:
         os.close(fd)
+
+
+def note(layer: Layer, fd: int) -> None:
+    """Remember that the upper file *fd* has a mark and the real flags."""
+    handle = handles.handle_of(fd)
+    if handle is not None:
+        layer.hardened.add(handle)
+
+
+def soften(layer: Layer) -> None:
+    """Leave only the marks, as the kernel's overlayfs has them. What cannot be found again stays as it is."""
+    for handle in layer.hardened:
+        with contextlib.suppress(OSError):
+            fd = handles.open_handle(layer.root.fd(), handle, os.O_RDONLY)
+            if fd is None:
+                continue
+            try:
+                mark = xattr.get(fd, layer.xattrs.protattr) or b""
+                fileops.set_flags(fd, fileops.get_flags(fd) & ~marked(mark))
+            finally:
+                os.close(fd)

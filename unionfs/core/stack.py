@@ -20,6 +20,7 @@ from unionfs.core.index import Index, origin_stat
 from unionfs.core.layer import Descriptors, Layer, Place
 from unionfs.core.lookup import Rules
 from unionfs.core.nodes import Dir, NodeTable
+from unionfs.core.protection import harden, soften
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
 from unionfs.errors import LayerInUse, StackError, StaleLayer
@@ -239,6 +240,9 @@ def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
     if config.index:
         upper.index = _open_index(state, base_fd)
     upper.base_fd = base_fd
+    if upper.layer.root.protected and not config.read_only:
+        with contextlib.suppress(OSError):
+            harden(upper.layer.root, b"")
     if upper.layer.owners is not None and not config.read_only:
         _mark_owners(upper.layer, upper.layer.owners)
     state.upper = upper
@@ -307,6 +311,7 @@ def close_stack(state: State) -> None:
     state.files.files.clear()
     if state.upper is not None:
         if not state.config.read_only:
+            soften(state.upper.layer)
             if state.config.volatile:
                 _leave_volatile(state.upper)
             with contextlib.suppress(OSError):
