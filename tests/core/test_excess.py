@@ -1,5 +1,6 @@
 """Layers that are too much of something: too deep, too long, too many, of the wrong type."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from unionfs.core.config import Config
 from unionfs.core.ondisk import PATH_MAX
 from unionfs.core.union import Union
 from unionfs.errors import BadMark, BadRedirect, StackError
-from unionfs.linux import fileops
+from unionfs.linux import fileops, remove
 
 DEPTH = 3000
 """More than Python may recurse, and than a path may have components of two bytes."""
@@ -142,16 +143,28 @@ def test_a_work_directory_that_leads_elsewhere_is_refused(tmp_path: Path, make: 
 
 
 @pytest.mark.root
-def test_a_work_directory_that_cannot_be_emptied_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", [fileops.FS_IMMUTABLE, fileops.FS_APPEND])
+def test_flags_of_chattr_keep_nothing_in_a_work_directory(tmp_path: Path, flag: int) -> None:
     config = Config(lower=(tmp_path / "lower",), upper=tmp_path / "upper", work=tmp_path / "work")
-    for place in ("lower", "upper", "work/work/left"):
+    for place in ("lower", "upper", "work/work/left/deep"):
         (tmp_path / place).mkdir(parents=True)
-    fd = os.open(tmp_path / "work/work/left", os.O_RDONLY)
-    fileops.set_flags(fd, fileops.FS_IMMUTABLE)
-    try:
-        with pytest.raises(StackError, match="work cannot be emptied: Operation not permitted; try: another directory"):
-            Union(config)
-    finally:
-        fileops.set_flags(fd, 0)
+    for name in ("left/deep/file", "file"):
+        (tmp_path / "work/work" / name).touch()
+    for name in ("left/deep/file", "left/deep", "left", "file"):
+        fd = os.open(tmp_path / "work/work" / name, os.O_RDONLY)
+        fileops.set_flags(fd, flag)
         os.close(fd)
     Union(config).close()
+    assert os.listdir(tmp_path / "work/work") == []
+
+
+def test_a_work_directory_that_cannot_be_emptied_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    config = Config(lower=(tmp_path / "lower",), upper=tmp_path / "upper", work=tmp_path / "work")
+    for place in ("lower", "upper", "work"):
+        (tmp_path / place).mkdir()
+    monkeypatch.setattr(remove, "empty", refuse)
+    with pytest.raises(StackError, match="work cannot be emptied: Operation not permitted; try: another directory"):
+        Union(config)

@@ -2,14 +2,16 @@
 
 shutil.rmtree recurses (a tree 1,000 deep ends it) and stops at a directory that its owner may not write.
 Here three descriptors are enough for any depth, no symlink is followed, and the owner's rights are taken
-where they are missing. Nobody else may change the tree meanwhile.
+where they are missing, as are the flags of chattr(1) lifted that keep something there, where we may. Nobody else may
+change the tree meanwhile.
 """
 
 import errno
 import os
 import stat
+from collections.abc import Callable
 
-from unionfs.linux import at
+from unionfs.linux import at, fileops
 
 __all__ = ["empty", "remove"]
 
@@ -17,7 +19,7 @@ __all__ = ["empty", "remove"]
 def remove(dirfd: int, name: bytes) -> None:
     """Remove *name*, with everything in it if it is a directory. None the worse if it is not there."""
     try:
-        os.unlink(name, dir_fd=dirfd)
+        _despite_flags(os.unlink, dirfd, name)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -43,7 +45,7 @@ def _remove_directory(dirfd: int, name: bytes) -> None:
                 continue
             gone = trail.pop()
             fd = _replace(fd, at.open_directory(fd, b"..") if trail else os.dup(dirfd))
-            os.rmdir(gone, dir_fd=fd)
+            _despite_flags(os.rmdir, fd, gone)
     finally:
         os.close(fd)
 
@@ -66,5 +68,30 @@ def _unlink_files(fd: int) -> bytes | None:
         if entry.is_dir(follow_symlinks=False):
             inner = inner or os.fsencode(entry.name)
         else:
-            os.unlink(entry.name, dir_fd=fd)
+            _despite_flags(os.unlink, fd, os.fsencode(entry.name))
     return inner
+
+
+def _despite_flags(act: Callable[..., None], dirfd: int, name: bytes) -> None:
+    """Do *act*, which removes *name*; once more, if it or its directory was append-only or immutable."""
+    try:
+        act(name, dir_fd=dirfd)
+    except PermissionError as error:
+        if error.errno != errno.EPERM or not [each for each in (b".", name) if _lift(dirfd, each)]:
+            raise
+        act(name, dir_fd=dirfd)
+
+
+def _lift(dirfd: int, name: bytes) -> bool:
+    """Take the flags from *name*; False if it had none, or keeps them."""
+    try:
+        if not at.is_protected(dirfd, name):
+            return False
+        fd = at.open_file(dirfd, name, os.O_RDONLY)
+        try:
+            fileops.set_flags(fd, fileops.get_flags(fd) & ~(fileops.FS_APPEND | fileops.FS_IMMUTABLE))
+        finally:
+            os.close(fd)
+    except OSError:  # no file that can be opened, or not ours to lift
+        return False
+    return True
