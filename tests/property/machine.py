@@ -188,13 +188,10 @@ class Machine(RuleBasedStateMachine):
         self.mine, self.theirs = self.mine.with_features(others), self.theirs.with_features(others)
         self.mount()
 
-    @precondition(lambda self: len(self.mine.lower) < MAX_LAYERS and not self.mine.features.index and not self.flagged)
+    @precondition(lambda self: len(self.mine.lower) < MAX_LAYERS and not self.mine.features.index)
     @rule()
     def new_upper(self) -> None:
-        """Make the upper layer the topmost lower one: layers as real unions write them.
-
-        Flags of chattr(1) stay in ours, which are the files' own; the kernel's count in an upper layer only.
-        """
+        """Make the upper layer the topmost lower one: layers as real unions write them."""
         note("new upper layer")
         self.mounts.close()
         self.mine, self.theirs = _with_new_upper(self.mine), _with_new_upper(self.theirs)

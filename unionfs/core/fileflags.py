@@ -44,10 +44,11 @@ def _descriptor(node: Node) -> Iterator[int]:
 
 
 def of_node(state: State, node: Node) -> int:
-    """Return the flags (FS_*_FL) of *node*."""
+    """Return the flags (FS_*_FL) of *node*; in a lower layer the mark means nothing."""
     with _descriptor(node) as fd:
         flags = fileops.get_flags(fd)
-        mark = xattr.get(fd, state.layers[0].xattrs.protattr) or b""
+        is_upper = node.upper is not None if isinstance(node, Dir) else node.is_upper
+        mark = (xattr.get(fd, state.layers[0].xattrs.protattr) or b"") if is_upper else b""
     return flags | marked(mark)
 
 
