@@ -13,11 +13,11 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
-from unionfs.core.awaited import Awaited, Known
 from unionfs.core.layer import Descriptors, Place
 from unionfs.names import ROOT_ID, NodeId
 
 if TYPE_CHECKING:
+    from unionfs.core.awaited import Awaited, Known
     from unionfs.core.files import OpenFile
 
 __all__ = ["PRIVATE", "Dir", "File", "Node", "NodeTable"]
@@ -181,8 +181,10 @@ class NodeTable:
     def __iter__(self) -> Iterator[Node]:
         return iter(self._by_id.values())
 
-    def await_all(self, known: dict[int, Known], seek: Callable[[Dir, bytes], Node]) -> None:
+    def await_all(self, known: "dict[int, Known]", seek: Callable[[Dir, bytes], Node]) -> None:
         """Take over what another process knew: nodes by id, to be found by *seek* when they are needed."""
+        from unionfs.core.awaited import Awaited  # noqa: PLC0415 - milliseconds that no other mount need pay
+
         self.awaited = Awaited(known, self._by_id, seek)
 
     def restore(self, node: Node, nodeid: int) -> None:
@@ -218,7 +220,7 @@ class NodeTable:
         if known is not None and isinstance(node, File) and len(known.names) > 1:
             self._restore_names(node, known)
 
-    def _restore_names(self, node: File, known: Known) -> None:
+    def _restore_names(self, node: File, known: "Known") -> None:
         """Note the other names of a file that was found by one of them."""
         found = node.parent, node.name
         for nodeid, name in known.names:

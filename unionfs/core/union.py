@@ -10,20 +10,22 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, final
+from typing import TYPE_CHECKING, Self, TypeVar, final
 
 from unionfs.core import attrs, dirops, fileflags, files, find, readdir, xattrs
 from unionfs.core import rename as renaming
-from unionfs.core.awaited import Known
 from unionfs.core.config import Config
 from unionfs.core.files import OpenFile
 from unionfs.core.jobs import Job
 from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.readdir import OpenDirectory
 from unionfs.core.request import Caller, Changes, DirEntry
-from unionfs.core.restore import Restoring
 from unionfs.core.stack import close_stack, descriptors_of, open_stack
 from unionfs.names import Handle
+
+if TYPE_CHECKING:
+    from unionfs.core.awaited import Known
+    from unionfs.core.restore import Restoring
 
 __all__ = ["Entry", "OpenFile", "Opened", "Union"]
 
@@ -79,8 +81,10 @@ class Union:
         """Return the descriptors that hold the layers and their locks; who has copies of them can carry on."""
         return descriptors_of(self._state)
 
-    def restoring(self) -> Restoring:
+    def restoring(self) -> "Restoring":
         """Return the means to put back what another process knew; before any request."""
+        from unionfs.core.restore import Restoring  # noqa: PLC0415 - milliseconds that no other mount need pay
+
         return Restoring(self._state)
 
     def node(self, nodeid: int) -> Node:
@@ -115,7 +119,7 @@ class Union:
         """Return the last handle and the next node id that is no inode number."""
         return self._files.last, self._nodes.next
 
-    def awaited(self) -> Iterator[Known]:
+    def awaited(self) -> Iterator["Known"]:
         """Yield those that it has not seen yet."""
         return iter(self._nodes.awaited or ())
 

@@ -9,6 +9,8 @@ before it was answered. Its number says so. What matters is that the second time
   as the kernel keeps the directory locked until it has our answer. A link is not: it may be the only name.
 * What removes or moves a name is not done again if it was done.
 * An open file that nobody got a handle for is closed, and opened again.
+* An attribute that must be new, or be there to be removed, is not made or removed again if it was.
+* Of data that go to the end of a file, what is there already is left out.
 * To look, to read, to write at an offset, to set attributes, to allocate: they may be done twice.
 """
 

@@ -34,7 +34,6 @@ from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import LayerInUse, MountError
 from unionfs.fuse import state
 from unionfs.fuse.engine import Engine, choose
-from unionfs.fuse.supervisor import SERVING, STOPPED, receive
 from unionfs.linux import at, capabilities
 from unionfs.linux.answers import answers
 from unionfs.linux.mount import is_mountpoint, mounts, resolved
@@ -234,6 +233,8 @@ class _Served:
         """Make room for another process when the supervisor says so."""
         import trio
 
+        from unionfs.fuse.supervisor import STOPPED, receive
+
         while True:
             await trio.lowlevel.wait_readable(link.socket)
             message, _ = receive(link.socket)
@@ -263,7 +264,7 @@ class _Served:
             with suppress(OSError):  # a full /run is no reason to have no mount
                 self._record.write(self._records)
         if self._link is not None:
-            self._link.say(SERVING)
+            self._link.serving()
 
     def _report_counts(self) -> None:
         counts = {"union": self._union.stats(), "requests": self._engine.statistics()}

@@ -38,7 +38,7 @@ from typing import Final, NoReturn, final
 
 from unionfs.fuse import state
 
-__all__ = ["GO", "KEEP", "READY", "SERVING", "STOPPED", "Link", "Splitter", "receive", "unfit"]
+__all__ = ["GO", "KEEP", "READY", "STOPPED", "Link", "Splitter", "receive", "unfit"]
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,10 @@ class Link:
 
     def drop(self, key: bytes) -> None:
         self.say(DROP + key)
+
+    def serving(self) -> None:
+        """Tell that the mount is served from now on."""
+        self.say(SERVING)
 
     def say(self, message: bytes, fds: list[int] | None = None) -> None:
         if self.is_lost:
