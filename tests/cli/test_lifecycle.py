@@ -133,6 +133,27 @@ def test_sigusr1_prints_counts(stack: Stack) -> None:
     assert counts["requests"]["lookup"] >= 1
 
 
+def test_a_daemon_that_outlived_its_mount_is_not_taken_for_that_of_another(stack: Stack) -> None:
+    stack.mount()
+    pid, device = stack.pid, os.stat(stack.merged).st_dev
+    directory = state.own_directory()
+    assert directory is not None
+    with subprocess.Popen(["sleep", "60"]) as other:
+        gone = state.Record(
+            pid=other.pid,
+            started=state.started(other.pid) or 0,
+            mountpoint="/elsewhere",
+            device=f"{os.major(device)}:{os.minor(device)}",
+            engine="direct",
+            lower=[],
+        )
+        record = gone.write(directory)
+        shown = stack.pid
+        record.unlink()
+        other.kill()
+    assert shown == pid
+
+
 def test_statistics_can_be_asked_for(stack: Stack) -> None:
     stack.mount()
     (stack / "base").write_text("copied up")

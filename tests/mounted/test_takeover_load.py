@@ -20,8 +20,8 @@ from tests.profile import LONG
 pytestmark = pytest.mark.fuse
 
 KILLS = 20 if LONG else 4
-FILES = 12_000 if LONG else 1500
-UNITS = 120 if LONG else 12
+FILES = 12_000 if LONG else 4000
+UNITS = 120 if LONG else 48
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def outlives(stack: Stack, command: list[str], ends: Sequence[str]) -> None:
     with errors.open("wb") as file:
         running = subprocess.Popen(command, stdout=file, stderr=file, cwd=stack.merged)
         for number, end in enumerate(ends):
-            time.sleep(0.05 + 0.07 * (number % 5))
+            time.sleep(0.02 + 0.03 * (number % 5))
             server = stack.server().pid
             assert running.poll() is None, "it was done too soon"
             if end == "restart":

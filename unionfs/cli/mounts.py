@@ -65,10 +65,10 @@ class Mounted:
 def find(mountpoint: Path | None = None) -> list[Mounted]:
     """Return the mounts of unionfs in the tree, or those on one place; the last one there is the visible one."""
     place = mountpoint and kernel.resolved(mountpoint)
-    records = {record.device: (directory, record) for directory, record in state.read_all()}
+    recorded = list(state.read_all())
     found = []
     for mount in kernel.mounts():
-        directory, record = records.get(mount.device, (None, None))
+        directory, record = _recorded(mount, recorded)
         if record is None and mount.type != "fuse.unionfs":
             continue
         if place is None or mount.mountpoint == place:
@@ -83,6 +83,17 @@ def find(mountpoint: Path | None = None) -> list[Mounted]:
                 )
             )
     return found
+
+
+def _recorded(
+    mount: kernel.Mount, recorded: list[tuple[Path, state.Record]]
+) -> tuple[Path | None, state.Record | None]:
+    """Return the record of *mount*: a daemon whose mount is gone may live on, and its device number be another's.
+
+    The one for this place comes first: a mount that was moved, or bound elsewhere, has one for another.
+    """
+    same = [each for each in recorded if each[1].device == mount.device]
+    return max(same, key=lambda each: (each[1].mountpoint == mount.mountpoint, each[1].started), default=(None, None))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
