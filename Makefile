@@ -111,7 +111,7 @@ fuzz: setup-test  ## an hour of random operations beside the kernel's overlayfs;
 
 # What the README reports, but for the suites of others: faults, concurrency, killed daemons, random operations on data
 # and names, the kernel's overlayfs as oracle.
-conformance: setup-test  ## the evidence: the tests on mounts and beside the kernel, in long runs (about an hour)
+conformance: setup-test  ## the evidence: the tests on mounts and beside the kernel, in long runs (hours)
 	$(AS_ROOT) env HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout 0 tests/mounted tests/differential tests/property $(ARGS)
 
 .PHONY: demo
