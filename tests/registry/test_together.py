@@ -119,11 +119,12 @@ def test_a_push_killed_at_every_request_changes_nothing_here_and_no_tag_there(
         last, step = Request("", "", {}, {}, b""), 0
         while "manifests/v1" not in last.path:
             step += 1
+            empty.received.clear()  # or this push has less to do than those before, and is done too soon
             push = started(root, "push", "-q", name, f"{empty.host}/app:v1")
             number = len(empty.requests) + step
 
             def kill(_request: Request, push: "subprocess.Popen[str]" = push, number: int = number) -> Reply | None:
-                if len(empty.requests) == number:
+                if len(empty.requests) >= number:  # two may come at once
                     push.kill()
                     return Reply.status_only(503)
                 return None
