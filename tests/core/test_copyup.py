@@ -409,3 +409,20 @@ def test_the_copy_of_a_broken_hard_link_has_no_origin(stack: Stacks) -> None:
     assert s.mark("single", "origin")
     s.remount()
     assert s.node("f").ino != s.node("other").ino
+
+
+@pytest.mark.parametrize(("strict", "change", "synced"), [(False, "mode", 0), (True, "mode", 1), (False, "write", 1)])
+def test_attributes_alone_are_written_through_only_where_that_is_asked(
+    stack: Stacks, monkeypatch: pytest.MonkeyPatch, strict: bool, change: str, synced: int
+) -> None:
+    s = stack({"f": "data"}, metacopy=True)
+    upper = s.union._state.writable()
+    upper.syncs, upper.syncs_directories = True, strict
+    files = []
+    monkeypatch.setattr(os, "fsync", lambda fd: files.append(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None)
+    if change == "mode":
+        s.setattr("f", mode=0o600)
+    else:
+        s.write("f", b"new")
+    assert len(files) == synced
+    assert s.read("f") == (b"data" if change == "mode" else b"newa")

@@ -65,7 +65,7 @@ class Fsync(enum.Enum):
     AUTO = "auto"
     """Data before a copy-up is published; an fsync of the user."""
     STRICT = "strict"
-    """As AUTO, and the directories of each copied-up name as well."""
+    """As AUTO, and attributes that are copied without data, and the directory of each copied-up name."""
     VOLATILE = "volatile"
     """Nothing, ever: an fsync of the user returns at once."""
 

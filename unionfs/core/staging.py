@@ -125,7 +125,8 @@ def write_marks(copy: Copy) -> None:
 
 
 def write_through(copy: Copy) -> None:
-    if copy.upper.syncs and copy.target_fd >= 0:
+    upper = copy.upper
+    if copy.target_fd >= 0 and (upper.syncs_directories if copy.metadata_only else upper.syncs):
         os.fsync(copy.target_fd)
 
 
