@@ -30,7 +30,7 @@ def bring(root: Path, archive: Path) -> None:
     images = Images(root)
     snapshots = Snapshots.of(images)
     with images.using():
-        (image,) = load(images, archive)
+        ((image, _),) = load(images, archive)
         chain = snapshots.ensure(image.layers)
         images.tag(image, NAME)
     Containers(images).ensure("work", image, snapshots.merged(chain).root.entry)

@@ -55,7 +55,7 @@ def loaded(place: Path, source: Path | io.BytesIO) -> Image:
     """Load into a store of its own; the image must be whole, and show what it should."""
     images = Images(place)
     with images.using():
-        (image,) = load(images, source)
+        ((image, _),) = load(images, source)
     snapshots = Snapshots.of(images)
     assert names(snapshots.merged(snapshots.ensure(image.layers)).flattened()) == SHOWN
     return image
@@ -96,7 +96,7 @@ def test_several_images_share_their_layers(images: Images, base: Image, app: Ima
         with (tmp_path / form).open("wb") as out:
             save(images.blobs, [(base, base.names), (app, app.names)], form, out)
         other = Images(tmp_path / f"store-{form}")
-        assert {image.id for image in load(other, tmp_path / form)} == {base.id, app.id}
+        assert {image.id for image, _ in load(other, tmp_path / form)} == {base.id, app.id}
         assert len([blob for blob in other.blobs if other.blobs.size(blob) > 1000]) <= 4
 
 
@@ -229,7 +229,7 @@ class TestOthers:
         (rootfs / "var/new").unlink()
         run("umoci", "repack", "--image", f"{target}:1", tmp_path / "bundle")
         other = Images(tmp_path / "again")
-        (image,) = load(other, target)
+        ((image, _),) = load(other, target)
         snapshots = Snapshots.of(other)
         merged = snapshots.merged(snapshots.ensure(image.layers))
         assert merged.find(b"etc/added") is not None

@@ -39,16 +39,17 @@ def run(args: argparse.Namespace) -> Exit:
         if name is not None:
             if len(found) != 1:
                 raise ConfigError(f"{len(found)} images were loaded, and a name fits only one; try: unionfs tag")
-            images.tag(found[0], name)
-            found = [images.by_manifest(found[0].descriptor.digest)]
+            image, names = found[0]
+            images.tag(image, name)
+            found = [(images.by_manifest(image.descriptor.digest), [*names, name])]
     if args.json:
-        print(as_json([row_of(image) for image in found]), end="")
+        print(as_json([row_of(image) for image, _ in found]), end="")
         return Exit.OK
-    for image in found:
+    for image, names in found:
         if args.quiet:
             print(image.id.short)
-        for name in () if args.quiet else image.names:
+        for name in () if args.quiet else dict.fromkeys(names):
             print(f"Loaded image: {name.familiar}")
-        if not args.quiet and not image.names:
+        if not args.quiet and not names:
             print(f"Loaded image ID: {image.id}")
     return Exit.OK

@@ -128,7 +128,11 @@ class Arrived:
         return self.files[path]
 
 
-def load(images: Images, source: Path | BinaryIO, platform: Platform | None = None) -> list[Image]:
+Loaded = tuple[Image, list[Reference]]
+"""An image, and the names that its source gives it; the store may have others for it."""
+
+
+def load(images: Images, source: Path | BinaryIO, platform: Platform | None = None) -> list[Loaded]:
     """Bring in every image of *source*: an open archive, or the path of an archive or a directory.
 
     Hold `Images.using`, as for `Images.add`.
@@ -143,7 +147,7 @@ def load(images: Images, source: Path | BinaryIO, platform: Platform | None = No
         image = images.add(descriptor)
         for name in names:
             images.tag(image, name)
-        loaded.append(images.by_manifest(image.descriptor.digest))
+        loaded.append((images.by_manifest(image.descriptor.digest), names))
     return loaded
 
 
