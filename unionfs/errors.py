@@ -114,7 +114,7 @@ class MountError(UnionFSError):
 
 
 class ImageError(UnionFSError):
-    """An image that is not what its digest or its schema says."""
+    """An image that is not what its digest or its schema says, or that something stands in the way of."""
 
 
 class MalformedName(ImageError):

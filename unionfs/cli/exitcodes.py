@@ -18,7 +18,7 @@ class Exit(enum.IntEnum):
     USAGE = 2
     """The options make no sense, alone or together, or a name is none."""
     IMAGE = 3
-    """An image is not what its digest or its schema says."""
+    """An image is not what its digest or its schema says, or it or a container is in use."""
     NOT_FOUND = 4
     """What was asked about does not exist."""
 
@@ -60,7 +60,7 @@ def one_line(exc: Exception) -> str:
     '/root/x: Permission denied'
     """
     text = str(exc)
-    if isinstance(exc, OSError) and not isinstance(exc, UnionFSError) and exc.strerror:
+    if isinstance(exc, OSError) and exc.strerror:
         name = exc.filename.decode("utf-8", "replace") if isinstance(exc.filename, bytes) else exc.filename
         text = f"{name}: {exc.strerror}" if name else exc.strerror
         if exc.errno in _FULL and "; try: " not in text:

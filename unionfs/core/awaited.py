@@ -138,7 +138,7 @@ class Awaited:
                 if above is None or children is None:
                     continue
                 try:
-                    if self._seek(above, name).nodeid == known.nodeid:  # type: ignore[arg-type]
+                    if self._seek(above, name).nodeid == known.nodeid:  # type: ignore[arg-type]  # only a Dir has children
                         return
                 except FileNotFoundError:
                     continue

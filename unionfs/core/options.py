@@ -72,7 +72,7 @@ def read(text: str, into: Reading, *, strict: bool = False) -> None:
     """
     for name, value in split_options(text):
         if name == "sync" and value is not None:  # as fuse-overlayfs has it
-            name = "fsync"  # noqa: PLW2901
+            name = "fsync"  # noqa: PLW2901 - its other name
         option = OPTIONS.get(name)
         if option is not None:
             option.take(into, value)

@@ -104,7 +104,7 @@ def restore(union: "Union", modes: "Modes", past: "Past", kept: "Mapping[bytes, 
         try:
             restoring.opened(file.opening, kept.get(key_of(handle)))
         except OSError as exc:
-            log.error("open file %d of node %d is lost: %s", handle, file.opening.nodeid, exc.strerror)  # noqa: TRY400
+            log.error("open file %d of node %d is lost: %s", handle, file.opening.nodeid, exc.strerror)  # noqa: TRY400 - no bug of ours
             del past.files[handle]
         else:
             modes.restore(file.opening.nodeid, file.opening.flags, file.backing, to_root=file.to_root)
