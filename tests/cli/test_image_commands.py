@@ -226,6 +226,8 @@ def test_save_load_import_export_commit(unionfs: Command, images: Images, app: s
     assert unionfs("save", "--format", "oci-archive", "-o", tmp_path / "a.tar", "app:1", "base:1").status == 0
     unionfs("rmi", "-f", "app:1", "base:1")
     assert unionfs("load", "-i", tmp_path / "a.tar").splitlines() == ["Loaded image: app:1", "Loaded image: base:1"]
+    unionfs("tag", "app:1", "other:1")
+    assert unionfs("load", "-i", tmp_path / "a.tar").splitlines() == ["Loaded image: app:1", "Loaded image: base:1"]
     assert unionfs("load", "-q", "-i", tmp_path / "a.tar").splitlines()[0] == app[7:19]
     assert unionfs("export", "-o", tmp_path / "root.tar", "app:1").status == 0
     made = unionfs("import", "-c", 'CMD ["x"]', "-m", "hi", tmp_path / "root.tar", "flat:1")
@@ -361,6 +363,8 @@ def test_fsck_and_convert(unionfs: Command, tmp_path: Path) -> None:
     fixed = unionfs("fsck", "--repair", "--json", "--lower", lower, "--work", tmp_path / "work", upper)
     assert (fixed.status, [row["Repaired"] for row in fixed.json()]) == (1, [True, True])
     assert unionfs("fsck", "--lower", lower, "--work", tmp_path / "work", upper).status == 0
+    blind = unionfs("fsck", upper)
+    assert (blind.status, blind.splitlines(), "--lower" in blind.errors) == (0, [], True)
     os.mknod(upper / "gone", 0o20000, 0)
     assert unionfs("convert", "--to", "aufs", upper, tmp_path / "aufs").status == 0
     assert os.listdir(tmp_path / "aufs") == [".wh.gone"]
@@ -391,3 +395,15 @@ def test_hostile_names_do_not_reach_the_terminal(unionfs: Command, images: Image
         told = unionfs(*command)
         assert "\x1b" not in told
         assert "\xff" not in told
+
+
+@pytest.mark.root
+def test_a_redirect_to_nothing_is_spelled_out_and_no_errno_is(unionfs: Command, tmp_path: Path) -> None:
+    lower, upper = tmp_path / "lower", tmp_path / "upper"
+    lower.mkdir()
+    (upper / "etc").mkdir(parents=True)
+    os.setxattr(upper / "etc", "trusted.overlay.redirect", b"/nowhere")
+    assert unionfs("fsck", "--lower", lower, upper).splitlines() == ["/etc: redirected to '/nowhere', where nothing is"]
+    told = unionfs("convert", "--lower", lower, "--to", "aufs", upper, tmp_path / "aufs")
+    assert told.status == 1
+    assert told.errors == "unionfs: error: Input/output error: 'etc' is redirected to '/nowhere', where nothing is\n"

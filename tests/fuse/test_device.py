@@ -97,5 +97,5 @@ def test_without_fusermount3_the_message_says_what_to_install(monkeypatch: pytes
 
 
 def test_what_fusermount3_refuses_is_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(MountError, match="fusermount3"):
+    with pytest.raises(MountError, match=r"fusermount3.*; try: unionfs doctor"):
         Device.mount(tmp_path / "missing", MountOptions(auto_unmount=True))

@@ -8,6 +8,7 @@ Source for the kinds: kmxz/overlayfs-tools fsck.c, which knows the first three.
 """
 
 import enum
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -153,12 +154,12 @@ def _redirected(
     try:
         check_redirect(redirect)
     except BadMark:
-        what = f"redirected to {redirect!r}, which is no path of a union"
+        what = f"redirected to {os.fsdecode(redirect)!r}, which is no path of a union"
         return None, [Finding(kind="redirect", path=file.path, what=what, repair=Repair.REMOVE_MARK, mark=mark)]
     if lower is None:
         return None, []
     found = lower.at(redirect[1:]) if redirect.startswith(b"/") else _below(above, redirect)
     if found is not None and found.children is not None:
         return found, []
-    what = f"redirected to {redirect!r}, where nothing is"
+    what = f"redirected to {os.fsdecode(redirect)!r}, where nothing is"
     return None, [Finding(kind="redirect", path=file.path, what=what, repair=Repair.REMOVE_MARK, mark=mark)]

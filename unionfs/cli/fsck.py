@@ -8,6 +8,7 @@ fsck(8)'s: 0 nothing was wrong, 1 all is repaired, 4 something is left.
 import argparse
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,10 @@ def run(args: argparse.Namespace) -> Exit | int:
     if args.json:
         print(as_json(results), end="")
     else:
+        if lower is None:
+            print(
+                "without --lower, whiteouts that hide nothing and redirects to nothing are not found", file=sys.stderr
+            )
         for result in results:
             print(f"{'repaired: ' if result['Repaired'] else ''}{printable(result['Path'])}: {result['What']}")
     if not results:

@@ -169,7 +169,7 @@ def _mount_by_helper(mountpoint: Path, options: "MountOptions", *, privileged: b
         return fds[0], ours
     ours.close()
     said = helper.communicate()[1].decode(errors="replace").strip()
-    raise MountError(said or f"{HELPER} ended with status {helper.returncode}")
+    raise MountError(f"{said or f'{HELPER} ended with status {helper.returncode}'}; try: unionfs doctor")
 
 
 def _escaped(text: str) -> str:

@@ -7,6 +7,7 @@ upper and its content below; spelled out, it is a file. Nothing else changes.
 Here are only decisions: each entry comes out with where its content is to be read.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ def _redirected(entry: Entry, redirect: bytes, context: _Directory, lower: Merge
     else:
         found = (context.below.children or {}).get(redirect) if context.below else None
     if found is None:
-        raise BadMark(f"{entry.path!r} is redirected to {redirect!r}, where nothing is")
+        raise BadMark(f"{os.fsdecode(entry.path)!r} is redirected to {os.fsdecode(redirect)!r}, where nothing is")
     return found
 
 
@@ -95,7 +96,7 @@ def _file(entry: Entry, marks: Marks, context: _Directory, counterpart: Shown | 
     if marks.redirect is not None:
         counterpart = _redirected(entry, marks.redirect, context, lower)
     if counterpart is None or counterpart.entry.kind is not Kind.FILE:
-        raise BadMark(f"{entry.path!r} has its content below, where there is none")
+        raise BadMark(f"{os.fsdecode(entry.path)!r} has its content below, where there is none")
     return Spelled(replace(entry, size=counterpart.entry.size, digest=counterpart.entry.digest), counterpart)
 
 
