@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Stack
+from tests.zygote import Zygote
 
 
 @pytest.fixture(params=["direct", "pyfuse3"])
@@ -16,3 +17,11 @@ def stack(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
     result = Stack(tmp_path, engine=request.param)
     yield result
     result.end()
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    """Return what starts daemons for the tests of one module."""
+    found = Zygote()
+    yield found
+    found.close()

@@ -36,13 +36,6 @@ IN_ALL_EVENTS = 0xFFF
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    found = Zygote()
-    yield found
-    found.close()
-
-
 @contextmanager
 def untouched(outside: Path) -> Iterator[None]:
     """Fail if anybody opens, reads, changes, makes or removes anything in *outside* meanwhile."""

@@ -27,13 +27,6 @@ DATA = {f"f{n}": os.urandom(size) for n, size in enumerate((10, 5000, 100_000, 3
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    found = Zygote()
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
 def outer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A filesystem that can clone an image while it is in use."""
     base = tmp_path_factory.mktemp("outer")

@@ -77,8 +77,8 @@ def test_both_end_with_the_mount(stack: Stack, how: str, kills: int) -> None:
     stack.mount()  # the layers are free
 
 
-def test_a_crash_loop_ends(stack: Stack) -> None:
-    """As many servers as are tried die at once; then the mount is as dead as any whose daemon died."""
+def mount_fragile(stack: Stack) -> None:
+    """Mount so that every interpreter of the mount dies at once where there is a file ``now``."""
     broken = stack.directory / "broken"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
@@ -86,6 +86,11 @@ def test_a_crash_loop_ends(stack: Stack) -> None:
     )
     stack.environment["PYTHONPATH"] = f"{broken}:{Path(__file__).parents[2]}"
     stack.mount("--supervise")
+
+
+def test_a_crash_loop_ends(stack: Stack) -> None:
+    """As many servers as are tried die at once; then the mount is as dead as any whose daemon died."""
+    mount_fragile(stack)
     supervisor, server = processes(stack)
     (stack.directory / "now").touch()
     os.kill(server, signal.SIGKILL)
@@ -99,13 +104,7 @@ def test_a_crash_loop_ends(stack: Stack) -> None:
 
 
 def test_a_new_version_that_does_not_start_changes_nothing(stack: Stack) -> None:
-    broken = stack.directory / "broken"
-    broken.mkdir()
-    (broken / "sitecustomize.py").write_text(
-        f"import os, sys\nif os.path.exists({str(stack.directory / 'now')!r}): os._exit(9)\n"
-    )
-    stack.environment["PYTHONPATH"] = f"{broken}:{Path(__file__).parents[2]}"
-    stack.mount("--supervise")
+    mount_fragile(stack)
     before = processes(stack)
     del stack.environment["PYTHONPATH"]
     (stack.directory / "now").touch()

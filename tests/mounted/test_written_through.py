@@ -24,13 +24,6 @@ from unionfs.testing.stack import Stack
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.overlayfs]
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    found = Zygote()
-    yield found
-    found.close()
-
-
 @contextmanager
 def ext4(image: Path, top: Path) -> Iterator[Path]:
     top.mkdir()
