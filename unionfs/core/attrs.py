@@ -157,7 +157,7 @@ def _target(state: State, node: Node, changes: Changes, fd: int | None) -> Targe
 
 def _changed_in_mind(final: os.stat_result, changes: Changes) -> os.stat_result:
     """Return the attributes of what has neither a name nor an open file any more, so that only a stat can tell."""
-    now = time.time_ns()
+    now = time.clock_gettime_ns(_COARSE)
     fields: dict[str, int] = {"st_ctime_ns": now, "st_ctime": now // 10**9}
     if changes.mode is not None:
         fields["st_mode"] = stat.S_IFMT(final.st_mode) | changes.mode

@@ -111,12 +111,17 @@ def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: con
     return base
 
 
+def _own_directory(base: int, name: bytes) -> int:
+    """Return a descriptor of *name* in the work directory, made if it is missing."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=base)
+    return at.open_directory(base, name)
+
+
 def _open_staging(config: Config, path: Path, base: int, undo: contextlib.ExitStack) -> int:
     """Return a descriptor of ``work`` in the work directory, emptied."""
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(b"work", 0o700, dir_fd=base)
-        work = at.open_directory(base, b"work")
+        work = _own_directory(base, b"work")
     except OSError as exc:
         raise StackError(f"workdir: {path} cannot be written: {exc.strerror}") from None
     undo.callback(_close_quietly, work)
@@ -262,9 +267,7 @@ def _open_index(state: State, base_fd: int) -> Index:
     """Open ``workdir/index`` and check that it belongs to these layers."""
     upper = state.layers[0]
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(b"index", 0o700, dir_fd=base_fd)
-        fd = at.open_directory(base_fd, b"index")
+        fd = _own_directory(base_fd, b"index")
     except OSError as exc:
         raise StackError(f"workdir: {state.config.work}/index cannot be used: {exc.strerror}") from None
     index = Index(upper, Place.at_root(upper, fd, state.descriptors))
