@@ -32,7 +32,7 @@ WATCHDOG = pytest.StashKey[Watchdog]()
 settings.register_profile(
     "default", deadline=None, max_examples=50, derandomize=IN_CI, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("long", settings.get_profile("default"), max_examples=2000, derandomize=False)
+settings.register_profile("long", settings.get_profile("default"), max_examples=1000, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

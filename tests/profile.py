@@ -1,4 +1,7 @@
-"""How long the tests may take that are the better the longer they run: ``make conformance`` sets HYPOTHESIS_PROFILE."""
+"""How long the tests may take that are the better the longer they run.
+
+``make conformance`` and ``make sweep`` set HYPOTHESIS_PROFILE.
+"""
 
 import os
 from typing import Final
