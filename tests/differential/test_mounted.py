@@ -65,5 +65,5 @@ OF_THE_DISK = {"fallocate", "lseek", "tmpfile", "copy_range", "link_open", ACL_A
     [pytest.param(case, id=case.name) for case in CASES if any(not OF_THE_DISK.isdisjoint(op) for op in case.ops)],
 )
 def test_same_as_the_kernel_over_ext4(case: Case, served: dict[str, Backend]) -> None:
-    with disk.on_ext4() as base:
+    with disk.on_disk() as base:
         assert compare(case, case.features[0], served["direct"], base) == []

@@ -111,7 +111,7 @@ def test_an_upper_that_becomes_read_only(engine: str, served: dict[str, Backend]
 def test_an_upper_that_nobody_may_change(engine: str, served: dict[str, Backend]) -> None:
     """Its root is immutable: EPERM for whoever changes it, while files in it are copied up, with all their marks."""
     lower: Tree = {**LOWER, "one": "linked", "two": HardLink("one")}
-    with disk.on_ext4() as base:
+    with disk.on_disk() as base:
         stack = lay(base, [lower], upper={"own": {"a": ""}}, features=Features(index=True))
         with served[engine](stack) as driver, immutable(stack.upper):
             numbers = driver.numbers("")

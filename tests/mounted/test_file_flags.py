@@ -26,7 +26,7 @@ def direct() -> Iterator[Backend]:
         yield found["direct"]
 
 
-@pytest.fixture(params=[disk.in_memory, disk.on_ext4], ids=["tmpfs", "ext4"])
+@pytest.fixture(params=[disk.in_memory, disk.on_disk], ids=["tmpfs", "ext4"])
 def base(request: pytest.FixtureRequest) -> Iterator[Path]:
     ground: Ground = request.param
     with ground() as path:

@@ -49,7 +49,7 @@ def test_every_way_to_the_data_shows_the_same(engine: str, metacopy: bool, serve
 def test_every_way_to_the_data_shows_the_same_over_ext4(served: dict[str, Backend]) -> None:
     """There a range can be zeroed, and direct access is the disk's own."""
     lower, upper = layers(2)
-    with disk.on_ext4() as base, ExitStack() as mounted:
+    with disk.on_disk() as base, ExitStack() as mounted:
         exercise(lay(base, [lower], upper=upper), served["direct"], mounted, frozenset())
 
 

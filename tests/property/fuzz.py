@@ -3,7 +3,7 @@
 The state machine runs in rounds, new examples each time, by turns on each implementation; the mounts of the
 direct engine get the most of it. The first difference ends it: hypothesis prints the shortest way there that it finds.
 
-    python -m tests.property.fuzz --minutes 60 --only direct pyfuse3
+    python -m tests.property.fuzz --minutes 60 --only direct pyfuse3 --on ext4
 """
 
 import argparse
@@ -11,6 +11,7 @@ import itertools
 import sys
 import time
 from collections import Counter
+from functools import partial
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -18,6 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.engines import backends
 from tests.property.machine import Machine
 from tests.property.test_machine import Direct, Pyfuse3, Remembering
+from unionfs.testing import disk
 
 MACHINES: dict[str, type[Machine]] = {
     "direct": Direct,
@@ -36,7 +38,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="how long (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=list(MACHINES), default=list(MACHINES), metavar="NAME")
+    parser.add_argument("--on", choices=list(disk.DISKS), help="the layers' file system (default: tmpfs)")
     arguments = parser.parse_args()
+    if arguments.on is not None:
+        Machine.room = staticmethod(partial(disk.on_disk, arguments.on))
     start = time.monotonic()
     tried: Counter[str] = Counter()
     with backends() as served:

@@ -2,8 +2,10 @@
 
 import os
 import stat
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hypothesis import note, reject
@@ -53,6 +55,9 @@ class Machine(RuleBasedStateMachine):
     """
 
     ours: ClassVar[Backend] = staticmethod(in_process)
+    room: ClassVar[Callable[[], AbstractContextManager[Path]]] = staticmethod(disk.in_memory)
+    """Makes a place for the layers of both."""
+
     lacks: ClassVar[frozenset[str]] = frozenset({"flock", "ofd_lock", "getflags", "setflags"})
     """Operations, and attributes to set, that are not tried; see `unionfs.testing.mounted.Mounted`."""
 
@@ -78,7 +83,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.equal = False
         self.ground = ExitStack()
-        self.base = self.ground.enter_context(disk.in_memory())
+        self.base = self.ground.enter_context(type(self).room())
         self.mounts = ExitStack()
         self.tree: Snapshot = {}
         self.opened: dict[str, int] = {}

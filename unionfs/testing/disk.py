@@ -7,11 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from unionfs.linux import mount
 from unionfs.testing.literal import Attrs, Dir, File, HardLink, Special, Symlink, Tree, TreeNode
 
-__all__ = ["in_memory", "on_ext4", "write"]
+__all__ = ["DISKS", "in_memory", "on_disk", "write"]
+
+DISKS: Final = {"ext4": (("mkfs.ext4", "-qF"), 64), "xfs": (("mkfs.xfs", "-qf"), 300)}
+"""What makes a file system in a file, and how many megabytes it must have."""
 
 
 @contextmanager
@@ -30,14 +34,15 @@ def in_memory(size: str = "50%") -> Iterator[Path]:
 
 
 @contextmanager
-def on_ext4(megabytes: int = 64) -> Iterator[Path]:
-    """Make an empty ext4 in a file, gone with all it holds when the block ends. Needs root and loop devices."""
-    with tempfile.TemporaryDirectory(prefix="ext4-") as name:
+def on_disk(kind: str = "ext4") -> Iterator[Path]:
+    """Make an empty ext4 or xfs in a file, gone with all it holds when the block ends. Needs root and loop devices."""
+    make, megabytes = DISKS[kind]
+    with tempfile.TemporaryDirectory(prefix=f"{kind}-") as name:
         image, top = Path(name, "image"), Path(name, "mnt")
         top.mkdir()
         with image.open("wb") as file:
             file.truncate(megabytes << 20)
-        subprocess.run(["mkfs.ext4", "-qF", image], check=True)
+        subprocess.run([*make, image], check=True)
         subprocess.run(["mount", "-o", "loop", image, top], check=True)
         try:
             yield top
