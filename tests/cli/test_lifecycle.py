@@ -133,16 +133,19 @@ def test_sigusr1_prints_counts(stack: Stack) -> None:
     assert counts["requests"]["lookup"] >= 1
 
 
-def test_a_daemon_that_outlived_its_mount_is_not_taken_for_that_of_another(stack: Stack) -> None:
+@pytest.mark.parametrize("older", [False, True])
+def test_a_daemon_that_outlived_its_mount_is_not_taken_for_that_of_another(stack: Stack, *, older: bool) -> None:
+    """Neither a younger one of another place, nor an older one of this."""
     stack.mount()
     pid, device = stack.pid, os.stat(stack.merged).st_dev
     directory = state.own_directory()
     assert directory is not None
     with subprocess.Popen(["sleep", "60"]) as other:
+        gone_pid = 1 if older else other.pid
         gone = state.Record(
-            pid=other.pid,
-            started=state.started(other.pid) or 0,
-            mountpoint="/elsewhere",
+            pid=gone_pid,
+            started=state.started(gone_pid) or 0,
+            mountpoint=str(stack.merged) if older else "/elsewhere",
             device=f"{os.major(device)}:{os.minor(device)}",
             engine="direct",
             lower=[],

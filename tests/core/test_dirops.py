@@ -4,12 +4,13 @@ import errno
 import os
 import socket
 import stat
+import time
 
 import pytest
 
 from tests.core.conftest import Stacks
 from tests.core.stacks import ME, WHITEOUT, marked, opaque, symlink
-from unionfs.core.request import Caller
+from unionfs.core.request import NOW, Caller, Changes
 
 LOWER = {"f": "low", "d": {"g": "low"}, "s": symlink("f")}
 
@@ -240,6 +241,17 @@ def test_nothing_can_be_made_in_a_directory_that_is_gone(stack: Stacks) -> None:
     fh = s.union.opendir(gone)
     assert len(s.union.readdir(fh, 0)) == 2
     s.union.releasedir(fh)
+
+
+def test_a_change_of_what_is_gone_has_the_time_that_files_have(stack: Stacks) -> None:
+    s = stack({"d": {}})
+    gone = s.id("d")
+    s.rmdir("d")
+    for number in range(5):
+        before = time.clock_gettime_ns(time.CLOCK_REALTIME) - 10**9
+        changed = s.union.setattr(gone, Changes(mode=0o700, mtime_ns=NOW))[1]
+        s.create(f"later-{number}")
+        assert before < changed.st_mtime_ns == changed.st_ctime_ns <= s.stat(f"later-{number}").st_ctime_ns
 
 
 # owner, mode, ACL

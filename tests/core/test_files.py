@@ -273,6 +273,20 @@ def test_a_lower_file_that_was_opened_before_is_opened_when_it_is_read(stack: St
     assert descriptors() == before
 
 
+def test_an_upper_file_that_was_opened_before_is_opened_at_once(stack: Stacks) -> None:
+    s = stack({"f": "lower"})
+    s.write("f", b"UPPER")
+    fh = reopened(s, "f")
+    s.unlink("f")
+    assert s.content(fh) == b"UPPER"
+
+
+def test_the_data_of_a_metacopy_file_that_was_opened_before_are_found_below(stack: Stacks) -> None:
+    s = stack({"f": "lower"}, metacopy=True)
+    s.setattr("f", mode=0o600)
+    assert s.content(reopened(s, "f")) == b"lower"
+
+
 @pytest.mark.parametrize("change", ["write", "unlink", "rename", "unlink and write"])
 def test_whoever_has_not_read_yet_reads_what_is_there_then(stack: Stacks, change: str) -> None:
     s = stack({"d": {"f": "lower"}})

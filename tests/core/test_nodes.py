@@ -7,6 +7,7 @@ import pytest
 
 from tests.core.conftest import Stacks
 from tests.core.stacks import Stack, Tree
+from unionfs.core.layer import FEW_CLOSED
 from unionfs.core.nodes import Dir
 from unionfs.linux import at
 from unionfs.names import ROOT_ID
@@ -173,6 +174,19 @@ def test_a_deep_walk_keeps_only_its_end_open_where_there_are_too_many(
         s.union._state.descriptors.trim()
     assert s.union.read(s.opened(s.union.open(node, os.O_RDONLY)), 9, 0) == b"deep"
     assert descriptors(s) <= 8
+
+
+@pytest.mark.parametrize(("depth", "opened"), [(FEW_CLOSED, FEW_CLOSED), (FEW_CLOSED + 1, 1)])
+def test_many_closed_directories_are_passed_by_and_a_few_are_opened(stack: Stacks, depth: int, opened: int) -> None:
+    tree: Tree = {"f": "deep"}
+    for _ in range(depth):
+        tree = {"d": tree}
+    s = stack(tree)
+    node = s.id("/".join(["d"] * depth) + "/f")
+    while descriptors(s):
+        s.union._state.descriptors.trim()
+    s.opened(s.union.open(node, os.O_RDONLY))
+    assert descriptors(s) == opened
 
 
 def test_listing_and_walking_a_big_tree_leaves_no_descriptor_behind(stack: Stacks) -> None:

@@ -48,7 +48,8 @@ def test_the_child_goes_on_after_it_is_ready_as_leader_of_its_own_session() -> N
     def work(ready: Callable[[], None]) -> None:
         kept = os.dup(writing)
         ready()
-        os.write(kept, f"{os.getsid(0) == os.getpid()} {os.getcwd()}".encode())
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        os.write(kept, f"{os.getsid(0) == os.getpid()} {os.getcwd()} {len(blocked)} blocked".encode())
 
     assert daemonize(work, describe) == (0, "")
     os.close(writing)
@@ -57,7 +58,7 @@ def test_the_child_goes_on_after_it_is_ready_as_leader_of_its_own_session() -> N
         said += part
     os.close(reading)
     os.wait()
-    assert said == b"True /"
+    assert said == b"True / 0 blocked"
 
 
 def test_an_interrupted_caller_takes_the_child_with_him() -> None:

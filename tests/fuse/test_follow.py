@@ -110,6 +110,13 @@ def test_a_crowd_that_comes_and_goes_is_none(machine: Machine, follower: Followe
     assert machine.follows()
 
 
+def test_a_crowd_that_is_away_now_and_then_is_one(machine: Machine, follower: Follower) -> None:
+    for number in range(40):
+        machine.others = 3 * (number % 3 > 0)
+        send(follower, 8, CLIENT)
+    assert not machine.follows()
+
+
 LONG_NS, HOPELESS_NS = 2_000_000, 50_000_000
 
 

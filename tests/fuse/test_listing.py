@@ -42,7 +42,7 @@ def test_the_rest_of_another_listing_is_what_was_not_read_yet(
 
 
 def test_the_dots_come_first_and_offsets_grow() -> None:
-    found = listing({b"a", b"b", b"c"})
+    found = listing({b"a", b"b", b"c", b"\1"})
     assert found.names[:2] == (b".", b"..")
     assert list(found.offsets) == sorted(found.offsets)
     assert found.offsets[0] > 0

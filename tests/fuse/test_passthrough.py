@@ -54,6 +54,19 @@ def test_a_small_lower_file_is_read_without_a_read_request(stack: Stack) -> None
     assert "read" not in requests(stack)
 
 
+def test_a_lower_file_whose_pages_are_there_is_not_opened_again(stack: Stack) -> None:
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    pid = stack.pid
+    with (stack / "low").open("rb") as file:
+        file.read()
+        before = descriptors()
+        with (stack / "low").open("rb") as again:
+            assert again.read() == b"l" * 3 * PAGE
+            assert descriptors() == before
+
+
 def test_a_large_lower_file_reads_as_it_is_in_any_order(stack: Stack) -> None:
     content = os.urandom(3_000_001)
     (stack.base / "directory" / "large").write_bytes(content)

@@ -88,6 +88,9 @@ def test_no_other_way_leads_far_below(here: int, way: bytes, tmp_path: Path) -> 
     (tmp_path / "dir" / "back").symlink_to("..")
     assert at.open_below(here, [way, b"dir"]) is None
     assert at.open_below(here, [b"dir", b"back", b"dir"]) is None
+    itself = os.fsencode(tmp_path)
+    assert at.open_below(here, [b"..", os.path.basename(itself), b"dir"]) is None
+    assert at.open_below(here, [itself, b"dir"]) is None
 
 
 def test_descriptors_are_not_inherited(here: int) -> None:
