@@ -207,6 +207,29 @@ def test_what_was_mounted_without_syncing_is_not_said_to_sync(dirs: Stack, word:
     assert {word, "nosuid"} <= set(f"{shown(dirs).options},{shown(dirs).super_options}".split(","))
 
 
+@pytest.mark.parametrize(
+    ("had", "asked"),
+    [
+        ("", "noatime"),
+        ("", "strictatime"),
+        ("", "nodiratime"),
+        ("noatime", "atime"),
+        ("strictatime", "relatime"),
+        ("nodiratime", "diratime"),
+    ],
+)
+def test_access_times_stay_as_they_were_mounted(dirs: Stack, had: str, asked: str) -> None:
+    """As with syncing. What was mounted may be said again, for mount(8) does."""
+    dirs.mount_overlay(f",{had}")
+    before = shown(dirs).options.split(",")
+    done = dirs.run(dirs.merged, "-o", f"remount,{asked}", program="overlay")
+    assert done.returncode == 1
+    assert f"{asked} cannot be added; because it was mounted without; try: unmount, then mount" in done.stderr
+    again = ",".join(["remount", *before, "noexec"])
+    assert dirs.run(dirs.merged, "-o", again, program="overlay").returncode == 0
+    assert shown(dirs).options.split(",") == [before[0], "noexec", *before[1:]]
+
+
 def test_debug_shows_each_request(stack: Stack) -> None:
     command = stack.command(stack.merged, "-d", "-o", stack.options, program="overlay")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -151,6 +151,35 @@ def test_the_kernel_checks_permissions_for_all_others(stack: Stack) -> None:
     assert python("print((S / 'merged/top').read_text())", stack=stack).stdout == "top\n\n"
 
 
+READ = """
+def noted(name, act):
+    os.utime(S / 'upper' / name, ns=(1, 2))
+    act(S / 'merged' / name)
+    return (S / 'upper' / name).stat().st_atime_ns != 1
+print(noted('top', lambda path: path.read_text()), noted('more', os.listdir))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "notes"),
+    [
+        *((words, "True True") for words in ("atime", "relatime", "norelatime,diratime", "strictatime")),
+        ("noatime", "False False"),
+        ("nodiratime", "True False"),
+    ],
+)
+def test_access_times_of_a_users_upper_layer(owned: Stack, words: str, notes: str) -> None:
+    """fusermount3 knows few of the words; what is not said to the kernel is done all the same."""
+    (owned.upper / "more").mkdir()
+    (owned.upper / "top").write_text("upper")
+    for name in ("more", "top"):
+        os.chown(owned.upper / name, USER, USER)
+    done = python(
+        f"assert main(['mount', *{owned.arguments!r}, '-o', '{words}', str(S / 'merged')]) == 0" + READ, stack=owned
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{notes}\n")
+
+
 @pytest.mark.userns
 def test_root_of_a_user_namespace_mounts_by_himself(owned: Stack) -> None:
     done = python(

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unionfs.core.accesstimes import Noting
 from unionfs.core.jobs import Deferred, Job
 from unionfs.core.request import NOW, Caller, Changes, DirEntry
 
@@ -57,9 +58,13 @@ class PlainUnion:
         self.slow: list[Job] = []
         """Jobs that the next opens for writing must wait for, first one first."""
         self.writable_layer = True
+        self.noting = Noting()
 
     def on_renumbering(self, call: object) -> None:
         """Numbers never change here."""
+
+    def is_reading_noted(self, _fh: int) -> bool:
+        return False
 
     def close(self) -> None:
         for node in self.nodes.values():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,13 +88,21 @@ async def test_forgetting_takes_lookups_back(handlers: Handlers, union: Union) -
 async def test_a_file_is_opened_copied_up_written_and_read(handlers: Handlers, tmp_path: Path) -> None:
     found = await handlers.lookup(ROOT, b"file", CTX)
     opened = await handlers.open(found.st_ino, os.O_RDWR, CTX)
-    assert opened.keep_cache
     assert await handlers.write(opened.fh, 0, b"CON") == 3
     assert await handlers.read(opened.fh, 0, 100) == b"CONtent"
     await handlers.fsync(opened.fh, datasync=False)
     await handlers.release(opened.fh)
     assert (tmp_path / "upper" / "file").read_text() == "CONtent"
     assert (tmp_path / "lower" / "file").read_text() == "content"
+
+
+async def test_pages_are_kept_where_nobody_would_note_a_read(handlers: Handlers, tmp_path: Path) -> None:
+    found = await handlers.lookup(ROOT, b"file", CTX)
+    assert (await handlers.open(found.st_ino, os.O_RDONLY, CTX)).keep_cache  # in a lower layer
+    assert not (await handlers.open(found.st_ino, os.O_RDWR, CTX)).keep_cache
+    assert (await handlers.open(found.st_ino, os.O_WRONLY, CTX)).keep_cache
+    os.utime(tmp_path / "upper" / "file", ns=(time.time_ns() + 10**12, 1))
+    assert (await handlers.open(found.st_ino, os.O_RDWR, CTX)).keep_cache
 
 
 async def test_a_write_drops_set_id_bits_because_it_cannot_know_who_writes(handlers: Handlers) -> None:

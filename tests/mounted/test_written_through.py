@@ -1,4 +1,4 @@
-"""What ``sync`` and ``dirsync`` promise, and whose access times count: asked of the disk itself.
+"""What ``sync`` and ``dirsync`` promise, asked of the disk itself.
 
 The image of an ext4 that is mounted is copied as it is, as if the power had gone, and the copy is mounted.
 """
@@ -14,10 +14,8 @@ import pytest
 
 from tests.engines import ENGINES
 from tests.zygote import Zygote
-from unionfs.linux import mount
 from unionfs.testing import disk
 from unionfs.testing.driver import Driver
-from unionfs.testing.mounted import Mounted
 from unionfs.testing.served import fuse
 from unionfs.testing.stack import Stack
 
@@ -94,22 +92,3 @@ def test_with_sync_every_write_is_on_the_disk(engine: str, tmp_path: Path, zygot
         driver.create("new", data)
         with after_a_power_cut(tmp_path) as upper:
             assert (upper / "low").read_bytes() == (upper / "new").read_bytes() == data
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("ours", ["noatime", "strictatime", "relatime"])
-@pytest.mark.parametrize(("theirs", "moves"), [("noatime", False), ("strictatime", True)])
-def test_the_mount_of_the_upper_layer_decides_over_access_times(
-    engine: str, ours: str, theirs: str, moves: bool, zygote: Zygote
-) -> None:
-    with disk.in_memory() as top, disk.in_memory() as base:
-        mount.mount("", str(top), "", mount.MS_REMOUNT | mount.flag_bits([theirs]), "")
-        stack = laid(top, base)
-        disk.write({"f": "x"}, top / "upper")
-        with fuse(stack, engine=engine, more=ours, launch=zygote.launch) as driver:
-            before = (top / "upper/f").stat().st_atime_ns
-            assert driver.read("f") == b"x"
-            assert ((top / "upper/f").stat().st_atime_ns != before) == moves
-            low = Mounted(stack.lower[0]).lstat("low").st_atime_ns
-            assert driver.read("low") == b"low"
-            assert Mounted(stack.lower[0]).lstat("low").st_atime_ns == low

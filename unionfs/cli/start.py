@@ -102,12 +102,24 @@ def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
             f"{mountpoint}: it cannot become writable; because it was mounted ro; try: unmount, then mount"
         )
     had = {*found[-1].options.split(","), *found[-1].super_options.split(",")}
-    if wanted := {"sync", "dirsync"}.intersection(flags) - had:
+    if (word := min({"sync", "dirsync"}.intersection(flags) - had, default=_other_times(flags, had))) is not None:
         raise MountError(
-            f"{mountpoint}: {min(wanted)} cannot be added; because it was mounted without; try: unmount, then mount"
+            f"{mountpoint}: {word} cannot be added; because it was mounted without; try: unmount, then mount"
         )
     now = Reading()
     known = {word for group in FLAG_GROUPS for word in group}
     read(",".join(word for word in found[-1].options.split(",") if word in known - LISTED_ONLY), now)
     read(",".join(flags), now)
     kernel.mount("none", place, "", kernel.MS_REMOUNT | kernel.flag_bits(now.flags.values()), "")
+
+
+def _other_times(flags: tuple[str, ...], had: set[str]) -> str | None:
+    """Return the word of *flags* that asks for other access times than the mount has had, if one does."""
+    of_files = next((word for word in ("noatime", "relatime") if word in had), "strictatime")
+    of_directories = "nodiratime" if "nodiratime" in had else "diratime"
+    for word in flags:
+        meant = "relatime" if word in {"atime", "norelatime"} else word
+        has = of_directories if meant.endswith("diratime") else of_files
+        if meant.endswith("atime") and meant != has:
+            return word
+    return None

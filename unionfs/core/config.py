@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from unionfs.errors import ConfigError
 
-__all__ = ["MAX_ID", "MAX_LAYERS", "Config", "Fsync", "IdMap", "RedirectDir", "Squash", "Xino"]
+__all__ = ["MAX_ID", "MAX_LAYERS", "AccessTimes", "Config", "Fsync", "IdMap", "RedirectDir", "Squash", "Xino"]
 
 MAX_LAYERS: Final = 500
 """Lower layers of one union, data-only ones included. Source: OVL_MAX_STACK, fs/overlayfs/params.h."""
@@ -70,6 +70,19 @@ class Fsync(enum.Enum):
     """Nothing, ever: an fsync of the user returns at once."""
 
 
+class AccessTimes(enum.Enum):
+    """When reading changes an access time, in the upper layer; in a lower one it never does. See `accesstimes`."""
+
+    LAYERS = "layers"
+    """As the mounts of the layers have it, for files; never for directories. For a union that is not mounted."""
+    RELATIME = "relatime"
+    """When the file was changed since, and once a day."""
+    NOATIME = "noatime"
+    """Never."""
+    STRICTATIME = "strictatime"
+    """Every time."""
+
+
 class IdMap(NamedTuple):
     """A range of user or group numbers: *stored* on disk, *shown* in the mount, *length* of them."""
 
@@ -111,6 +124,9 @@ class Config:
     fsync: Fsync = Fsync.AUTO
     dirsync: bool = False
     """A change of a directory is on the disk before it is answered, unless nothing is synced at all."""
+    access_times: AccessTimes = AccessTimes.LAYERS
+    nodiratime: bool = False
+    """Listing a directory never changes its access time."""
     xattr_permissions: int = 0
     """Where owner and mode are kept if the upper cannot hold them: 0 nowhere, 1
     ``security.fuseoverlayfs.override_stat``, 2 ``user.containers.override_stat``."""

@@ -163,10 +163,9 @@ def open_file(state: State, node: File, flags: int, *, again: bool) -> Handle:
         kept = os.O_RDONLY
         if again and not place.layer.writable:
             return state.files.add(OpenFile(node, _UNREAD, flags, kept))
-        if place.layer.writable or node.is_gone:
-            fd = _descriptor(node, place.fd(), name, kept)
-        else:
-            fd = at.open_unnoticed(place.fd(), name)
+        notes = place.layer.writable and state.noting.files and not flags & os.O_NOATIME
+        noticed = notes or node.is_gone
+        fd = _descriptor(node, place.fd(), name, kept) if noticed else at.open_unnoticed(place.fd(), name)
         copyup.refuse_metacopy(state, fd, place)
         return state.files.add(OpenFile(node, fd, flags, kept))
     state.writable()

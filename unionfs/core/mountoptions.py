@@ -23,13 +23,13 @@ FLAG_GROUPS: Final[tuple[Mapping[str, str], ...]] = (
     {"async": "writes need not reach the disk at once; the default", "sync": "every write is synced, and dirsync"},
     {"dirsync": "changes to directories are on the disk when they are answered"},
     {
-        "relatime": "as the kernel shows it; the layers' own mounts decide over access times",
+        "relatime": "in the upper layer, reading is noted after a change and once a day; the default",
         "atime": "as relatime",
-        "noatime": "as relatime",
-        "strictatime": "as relatime",
+        "noatime": "reading is not noted",
+        "strictatime": "in the upper layer, reading is noted every time",
         "norelatime": "as relatime",
     },
-    {"diratime": "as relatime", "nodiratime": "as relatime"},
+    {"diratime": "listing is reading; the default", "nodiratime": "listing a directory is not noted"},
 )
 """Words of mount(8) and what they mean here; of each group the last one named counts."""
 

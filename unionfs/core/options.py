@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from unionfs.core.config import Config, Fsync, IdMap, RedirectDir, Squash, Xino
+from unionfs.core.config import AccessTimes, Config, Fsync, IdMap, RedirectDir, Squash, Xino
 from unionfs.core.mountoptions import FLAG_GROUPS, MountOptions
 from unionfs.errors import ConfigError
 
@@ -49,7 +49,11 @@ class Reading:
                     self.warnings.append(f"{said} is ignored; because there is no upperdir")
         if self.flags.get(0) == "ro":
             union["read_only"] = True
-        union["dirsync"] = not {"sync", "dirsync"}.isdisjoint(self.flags.values())
+        words = set(self.flags.values())
+        times = words & {"noatime", "strictatime"}
+        union["access_times"] = AccessTimes(times.pop()) if times else AccessTimes.RELATIME
+        union["nodiratime"] = "nodiratime" in words
+        union["dirsync"] = not words.isdisjoint({"sync", "dirsync"})
         return Config(lower=tuple(self.lower), data_only=tuple(self.data_only), **union)
 
     def mount(self) -> MountOptions:

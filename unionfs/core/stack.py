@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from unionfs.core import files, find, inos, kernelmounts, ondisk, owners
+from unionfs.core import accesstimes, files, find, inos, kernelmounts, ondisk, owners
 from unionfs.core.config import Config, Fsync
 from unionfs.core.files import FileTable
 from unionfs.core.index import Index, origin_stat
@@ -67,10 +67,16 @@ def _open_layers(config: Config, undo: contextlib.ExitStack) -> list[int]:
     lowers = [_open_layer(path, "lowerdir", undo) for path in config.lower]
     lowers += [_open_layer(path, "datadir", undo) for path in config.data_only]
     if config.upper is None or config.work is None:
+        accesstimes.own_mounts(config, lowers, has_upper=False)
         return lowers
     upper_fd = _open_layer(config.upper, "upperdir", undo)
     _check_overlap(config.upper, config.work, (*config.lower, *config.data_only))
-    return [upper_fd, *lowers, _open_work(config, config.upper, config.work, upper_fd, undo)]
+    base_fd = _open_work(config.work, config.upper, upper_fd, undo)
+    fds = [upper_fd, *lowers, base_fd]
+    accesstimes.own_mounts(config, fds, has_upper=True)
+    if not config.read_only:
+        _claim(config.work, config.upper, upper_fd, base_fd)
+    return fds
 
 
 def _open_layer(path: Path, option: str, undo: contextlib.ExitStack) -> int:
@@ -85,6 +91,7 @@ def _open_layer(path: Path, option: str, undo: contextlib.ExitStack) -> int:
     except OSError as exc:
         raise StackError(f"{option}: {path}: {exc.strerror}") from None
     undo.callback(_close_quietly, fd)
+    at.set_noticed(fd, noticed=False)
     return fd
 
 
@@ -93,22 +100,24 @@ def _close_quietly(fd: int) -> None:
         os.close(fd)
 
 
-def _open_work(config: Config, upper: Path, path: Path, upper_fd: int, undo: contextlib.ExitStack) -> int:
-    """Lock the upper layer and the work directory, and return a descriptor of the latter."""
+def _open_work(path: Path, upper: Path, upper_fd: int, undo: contextlib.ExitStack) -> int:
     base = _open_layer(path, "workdir", undo)
     if os.fstat(base).st_dev != os.fstat(upper_fd).st_dev:
         raise StackError(
             f"workdir: {path} is on another filesystem than upperdir {upper}; "
             "copies are renamed from one to the other, so create it beside the upper"
         )
-    if not config.read_only:
-        _check_writable(upper, upper_fd)
-        _lock(upper_fd, upper, "upperdir")
-        _lock(base, path, "workdir")
-        for option, directory in (("upperdir", upper), ("workdir", path)):
-            _check_kernel(directory, option)
-        _check_volatile(base, path, upper)
     return base
+
+
+def _claim(work: Path, upper: Path, upper_fd: int, base_fd: int) -> None:
+    """Lock the upper layer and the work directory, if they are fit to be written."""
+    _check_writable(upper, upper_fd)
+    _lock(upper_fd, upper, "upperdir")
+    _lock(base_fd, work, "workdir")
+    for option, directory in (("upperdir", upper), ("workdir", work)):
+        _check_kernel(directory, option)
+    _check_volatile(base_fd, work, upper)
 
 
 def _own_directory(base: int, name: bytes) -> int:
@@ -221,6 +230,7 @@ def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
         nodes=NodeTable(root, cache),
         files=FileTable(),
         upper=None,
+        noting=accesstimes.Noting.of(config, fds[0]),
         shows_acls=not config.noacl and not any(layer.owners for layer in layers),
     )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from unionfs.core.accesstimes import Noting
 from unionfs.core.config import Config
 from unionfs.core.layer import Descriptors, Layer
 from unionfs.core.lookup import Rules
@@ -40,6 +41,7 @@ class State:
     nodes: NodeTable
     files: "FileTable"
     upper: "Upper | None"
+    noting: Noting
     shows_acls: bool = True
     """False if asked for, or if the owners in an ACL would not be those that users see."""
     defer: bool = False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, final
 
 from unionfs.core import attrs, dirops, fileflags, files, find, readdir, xattrs
 from unionfs.core import rename as renaming
+from unionfs.core.accesstimes import Noting
 from unionfs.core.config import Config
 from unionfs.core.files import OpenFile
 from unionfs.core.jobs import Job
@@ -326,6 +327,15 @@ class Union:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return files.copy_file_range(self._state, (fh_in, off_in), (fh_out, off_out), length)
 
+    @property
+    def noting(self) -> Noting:
+        """Return which access times reading changes."""
+        return self._state.noting
+
+    def is_reading_noted(self, fh: int) -> bool:
+        """Tell whether reading the open file now would change its access time; reading it in a cache would not."""
+        return self._state.noting.is_due(self._files[fh])
+
     # directories
 
     def opendir(self, nodeid: int) -> Handle:
@@ -341,7 +351,8 @@ class Union:
         """
         opened = self._directory(fh)
         if opened.entries is None or offset == 0:
-            opened.entries = readdir.snapshot(self._state, opened.node)
+            with self._state.noting.listing(opened.node.places[0]):
+                opened.entries = readdir.snapshot(self._state, opened.node)
         return opened.entries
 
     def _directory(self, fh: int) -> OpenDirectory:

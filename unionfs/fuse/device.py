@@ -29,6 +29,8 @@ __all__ = ["Device"]
 
 DEVICE: Final = "/dev/fuse"
 HELPER: Final = "fusermount3"
+UNKNOWN_TO_HELPER: Final = frozenset({"diratime", "nodiratime", "relatime", "norelatime", "strictatime"})
+"""Words that it refuses. They make no difference to the kernel, which notes nothing of who reads under FUSE: we do."""
 
 READ_AHEAD_KB: Final = 512
 """How far the kernel reads ahead: it begins at 128, and a request costs a fifth of what it takes to copy as much."""
@@ -143,7 +145,8 @@ def _mount_directly(mountpoint: Path, options: "MountOptions") -> int:
 
 
 def _mount_by_helper(mountpoint: Path, options: "MountOptions", *, privileged: bool) -> tuple[int, socket.socket]:
-    words = [*options.flags_for(privileged=privileged), "default_permissions"]
+    words = [word for word in options.flags_for(privileged=privileged) if word not in UNKNOWN_TO_HELPER]
+    words.append("default_permissions")
     words += [f"fsname={_escaped(options.fsname)}", f"subtype={_escaped(options.subtype)}"]
     words += ["allow_other"] * options.allows_other(privileged=privileged) + ["auto_unmount"] * options.auto_unmount
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -143,11 +143,13 @@ class DirectEngine:
     def _wanted(self) -> Feature:
         if self._union.config.read_only:
             return WANTED & ~Feature.ATOMIC_O_TRUNC | frozen.NEEDED
-        if "sync" in self._options.flags:  # a write that is passed through is not synced
-            return WANTED
+        noting = self._union.noting
+        wanted = WANTED & ~Feature.CACHE_SYMLINKS if noting.always else WANTED
+        if "sync" in self._options.flags or noting.elsewhere:  # the kernel would neither sync nor keep from noting
+            return wanted
         if ids.has_capability(ids.CAP_SYS_ADMIN) and ids.is_initial_user_namespace():
-            return WANTED | Feature.PASSTHROUGH
-        return WANTED
+            return wanted | Feature.PASSTHROUGH
+        return wanted
 
     def _handlers(self, device: int) -> Requests:
         features, link, options = self._features, self._link, self._options

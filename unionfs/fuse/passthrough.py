@@ -88,7 +88,7 @@ class Cached:
         """Return the OpenReply flags and the backing id of a file that *uid* just opened."""
         del flags, uid
         self.store(nodeid, self._union.file(fh))
-        return _CACHED
+        return _CACHED_ANEW if self._union.is_reading_noted(fh) else _CACHED
 
     def released(self, nodeid: int, flags: int) -> None:
         """Note that a file that was opened with *flags* is closed."""

@@ -192,7 +192,7 @@ class Handlers(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         with self._answering("open"):
             handle = await self._jobs.ask(lambda: self._union.open(inode, flags))
-            return pyfuse3.FileInfo(fh=handle, keep_cache=True)
+            return pyfuse3.FileInfo(fh=handle, keep_cache=not self._union.is_reading_noted(handle))
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         with self._answering("read"):

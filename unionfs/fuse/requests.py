@@ -16,7 +16,7 @@ What the union is not asked for, and why:
 * Most files have no extended attribute, and are asked for some all the same: security.capability before the
   first write after each look at their attributes, a label and an ACL by each ``ls -l``. So the first
   question is answered by listing them, and where there are none, so are all the others.
-* OPENDIR and RELEASEDIR are answered ENOSYS, once: see ``listing.py``.
+* OPENDIR and RELEASEDIR are answered ENOSYS, once: see ``listing.py``. With strictatime they are answered.
 * ACCESS never comes with default_permissions; BMAP and POLL are for devices.
 """
 
@@ -88,6 +88,8 @@ class Requests:
         union.on_renumbering(lambda node: modes.drop_listing(node.parent.nodeid))
         self._data = memoryview(bytearray(1 << 20))
         self.table: dict[int, Handler] = {int(Opcode[name.upper()]): getattr(self, name) for name in _HANDLED}
+        if union.noting.always:  # a listing in the kernel's cache would not be noted
+            self.table |= {int(Opcode.OPENDIR): self.opendir, int(Opcode.RELEASEDIR): self.releasedir}
 
     # Names and nodes.
 
@@ -272,6 +274,12 @@ class Requests:
         return answer
 
     # Directories.
+
+    def opendir(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return wire.OPENED.pack(0, 0, 0)
+
+    def releasedir(self, _nodeid: int, _body: memoryview, _head: Head) -> Answer:
+        return _DONE
 
     def fsyncdir(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         _, flags = wire.FSYNC.unpack_from(body)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from unionfs.core.config import Config, Fsync, IdMap, RedirectDir, Squash, Xino
+from unionfs.core.config import AccessTimes, Config, Fsync, IdMap, RedirectDir, Squash, Xino
 from unionfs.core.mountoptions import MountOptions
 from unionfs.fuse.state import Record
 
@@ -44,6 +44,7 @@ _READERS: Final[dict[str, Callable[[Any], object]]] = {
     "redirect_dir": RedirectDir,
     "xino": Xino,
     "fsync": Fsync,
+    "access_times": AccessTimes,
     "uidmapping": lambda value: tuple(IdMap(*each) for each in value),
     "gidmapping": lambda value: tuple(IdMap(*each) for each in value),
     "squash": lambda value: None if value is None else Squash(*value),

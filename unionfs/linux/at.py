@@ -5,6 +5,7 @@ limited by PATH_MAX, and none costs more in a deep tree than in a shallow one. T
 never followed either.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -28,6 +29,7 @@ __all__ = [
     "link_descriptor",
     "lstat",
     "make_room",
+    "mount_number",
     "open_below",
     "open_directory",
     "open_file",
@@ -36,6 +38,7 @@ __all__ = [
     "proc_path",
     "rename",
     "scan",
+    "set_noticed",
     "set_times",
 ]
 
@@ -49,9 +52,11 @@ _AT_FDCWD: Final = -100
 _AT_SYMLINK_FOLLOW: Final = 0x400
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_BTIME: Final = 0x800
+_STATX_MNT_ID: Final = 0x1000
 _STATX_ATTR_PROTECTED: Final = 0x30
 _BTIME_OFFSET: Final = 80
-"""Where stx_btime is. Source: struct statx, Linux include/uapi/linux/stat.h."""
+_MNT_ID_OFFSET: Final = 144
+"""Where stx_btime and stx_mnt_id are. Source: struct statx, Linux include/uapi/linux/stat.h."""
 
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -100,6 +105,18 @@ def is_protected(dirfd: int, name: bytes) -> bool:
     """Tell whether *name* is append-only or immutable (chattr +a, +i)."""
     _statx(dirfd, name, 0)
     return bool(_statx_answer.attributes & _STATX_ATTR_PROTECTED)
+
+
+def mount_number(fd: int) -> int:
+    """Return the number that the mount of *fd* has in mountinfo.
+
+    Raises:
+        OSError: ENOSYS, the kernel does not say (before Linux 5.8).
+    """
+    _statx(fd, b"", _STATX_MNT_ID)
+    if not _statx_answer.mask & _STATX_MNT_ID:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    return int(struct.unpack_from("=Q", _statx_answer, _MNT_ID_OFFSET)[0])
 
 
 class _Statx(ctypes.Structure):
@@ -162,6 +179,7 @@ def open_below(dirfd: int, names: Sequence[bytes]) -> int | None:
         if below < 0:
             return None
         fd = below
+    set_noticed(fd, noticed=False)
     return fd
 
 
@@ -176,6 +194,12 @@ def open_unnoticed(dirfd: int, name: bytes) -> int:
         return os.open(name, os.O_RDONLY | os.O_NOATIME | _FILE, dir_fd=dirfd)
     except PermissionError:  # not the owner
         return os.open(name, os.O_RDONLY | _FILE, dir_fd=dirfd)
+
+
+def set_noticed(fd: int, *, noticed: bool) -> None:
+    """Say whether listing the open directory *fd* is to change its access time, where the kernel lets us."""
+    with contextlib.suppress(OSError):  # not the owner, or a mere place
+        fcntl.fcntl(fd, fcntl.F_SETFL, 0 if noticed else os.O_NOATIME)
 
 
 def open_path(dirfd: int, name: bytes) -> int:
