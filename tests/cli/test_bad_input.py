@@ -82,6 +82,19 @@ def test_work_on_another_file_system(dirs: Stack, other_filesystem: Path) -> Non
     expect_one_line(dirs, done, "another filesystem", "workdir")
 
 
+def test_work_behind_another_mount(dirs: Stack, other_filesystem: Path) -> None:
+    """Of one file system, but rename(2) does not go from mount to mount; the kernel's overlayfs refuses it too."""
+    for name in ("upper", "work"):
+        (other_filesystem / name).mkdir()
+    subprocess.run(["mount", "--bind", other_filesystem / "work", dirs.work], check=True)
+    try:
+        changes = {"upper": other_filesystem / "upper", "work": dirs.work}
+        done = dirs.run("mount", *layers(dirs, **changes), dirs.merged)
+        expect_one_line(dirs, done, "through another mount", "workdir")
+    finally:
+        subprocess.run(["umount", dirs.work], check=True)
+
+
 def test_an_upper_that_cannot_be_written(dirs: Stack, other_filesystem: Path) -> None:
     for name in ("upper", "work"):
         (other_filesystem / name).mkdir()

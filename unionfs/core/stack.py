@@ -107,6 +107,12 @@ def _open_work(path: Path, upper: Path, upper_fd: int, undo: contextlib.ExitStac
             f"workdir: {path} is on another filesystem than upperdir {upper}; "
             "copies are renamed from one to the other, so create it beside the upper"
         )
+    with contextlib.suppress(OSError):  # a kernel that does not number its mounts
+        if at.mount_number(base) != at.mount_number(upper_fd):
+            raise StackError(
+                f"workdir: {path} is reached through another mount than upperdir {upper}; "
+                "nothing can be renamed from one to the other; try: two directories below one mountpoint"
+            )
     return base
 
 
