@@ -6,7 +6,7 @@ is, and the next one has what a supervisor would have kept. So every request can
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -189,22 +189,66 @@ def test_what_was_done_is_not_done_again(mount: Mount, name: str, first_died_bef
             assert mount.union.has_attribute(f, b"user.a") is (name == "setxattr")
 
 
-def test_an_attribute_that_could_not_be_made_was_not_made_by_us(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal would not tell, where it is begun: the attribute is there afterwards."""
-    os.setxattr(mount.lower / "f", "user.a", b"0")
-    opcode, _, body = ONCE["setxattr"]
-    f = mount.id(b"f")
+# what was begun, and nobody noted how it went
+
+
+@pytest.fixture
+def die_amid(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what asks something of a server that dies when it was done and not yet noted."""
 
     def die(_journal: Journal, _outcome: int) -> None:
         raise Killed
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Journal, "end", die)
-        with pytest.raises((FileExistsError, Killed)):
-            mount.ask(opcode, f, body)
-    mount.die()
+    def ask(opcode: Opcode, nodeid: int, body: bytes) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "end", die)
+            with pytest.raises((FileExistsError, Killed)):
+                mount.ask(opcode, nodeid, body)
+        mount.die()
+
+    return ask
+
+
+def test_an_attribute_that_could_not_be_made_was_not_made_by_us(mount: Mount, die_amid: Callable[..., None]) -> None:
+    """The journal would not tell, if it were begun: the attribute is there afterwards."""
+    os.setxattr(mount.lower / "f", "user.a", b"0")
+    opcode, _, body = ONCE["setxattr"]
+    f = mount.id(b"f")
+    die_amid(opcode, f, body)
     with pytest.raises(FileExistsError):
         mount.ask(opcode, f, body, again=mount.unique)
+
+
+def test_a_rename_onto_another_name_of_the_same_file_is_none(mount: Mount, die_amid: Callable[..., None]) -> None:
+    f = mount.id(b"f")
+    mount.ask(Opcode.LINK, ROOT, wire.LINK.pack(f) + b"new\0")
+    body = wire.RENAME2.pack(ROOT, 0) + b"f\0new\0"
+    die_amid(Opcode.RENAME2, ROOT, body)
+    assert mount.ask(Opcode.RENAME2, ROOT, body, again=mount.unique) == b""
+    assert (mount.id(b"f"), mount.id(b"new")) == (f, f)
+
+
+def test_a_lower_file_that_lost_its_name_is_still_not_written(mount: Mount, die_amid: Callable[..., None]) -> None:
+    f = mount.id(b"f")
+    mount.open(f, os.O_RDONLY)
+    die_amid(Opcode.UNLINK, ROOT, b"f\0")
+    assert mount.ask(Opcode.UNLINK, ROOT, b"f\0", again=mount.unique) == b""
+    writer = mount.open(f)
+    mount.ask(Opcode.WRITE, f, wire.WRITE.pack(writer, 0, 2, 0) + b"UP")
+    assert mount.read(f, writer) == b"UPwer"
+    assert (mount.lower / "f").read_text() == "lower"
+
+
+# open files
+
+
+@pytest.mark.logs("open file 1 of node .* is lost")
+def test_an_open_file_that_is_lost_is_lost_once(mount: Mount, caplog: pytest.LogCaptureFixture) -> None:
+    mount.ask(Opcode.CREATE, ROOT, CREATE + b"new\0")
+    (mount.upper / "new").unlink()
+    mount.die()
+    mount.die()
+    assert len([record for record in caplog.records if "is lost" in record.getMessage()]) == 1
 
 
 def test_an_open_file_of_which_nobody_heard_is_closed(mount: Mount) -> None:
@@ -221,11 +265,14 @@ def test_a_file_without_a_name_of_which_nobody_heard_is_forgotten(mount: Mount) 
     assert mount.read(node_of(answer), handle_of(answer, wire.ENTRY.size)) == b""
 
 
-def test_a_file_is_closed_once(mount: Mount) -> None:
+def test_a_file_is_closed_once(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[int] = []
+    monkeypatch.setattr(Cached, "released", lambda _modes, nodeid, _flags: released.append(nodeid))
     f = mount.id(b"f")
     handle = mount.open(f)
     assert mount.twice(Opcode.RELEASE, f, wire.RELEASE.pack(handle, os.O_RDWR, 0)) == b""
     assert mount.union.stats()["open_files"] == 0
+    assert released == [f]
 
 
 def test_an_append_is_made_once(mount: Mount) -> None:

@@ -1,7 +1,9 @@
 """What starts and ends together with a supervised mount, and what does not begin at all."""
 
 import os
+import resource
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from tests.mounting import Stack, eventually
 from unionfs.fuse import state
+from unionfs.fuse.takeover import control_socket
 
 pytestmark = pytest.mark.fuse
 
@@ -75,6 +78,23 @@ def test_both_end_with_the_mount(stack: Stack, how: str, kills: int) -> None:
     assert leftovers(stack) == []
     assert "ERROR" not in stack.logged().replace(f"the server {server} has died", "") or kills
     stack.mount()  # the layers are free
+
+
+def test_both_are_fit_for_it(stack: Stack) -> None:
+    """They hold nothing of their caller; only root and their user may ask for a restart."""
+    stack.mount("--supervise")
+    supervisor, server = processes(stack)
+    os.kill(server, signal.SIGKILL)
+    eventually(lambda: stack.server().restarts == 1)
+    server = stack.server().pid
+    assert [os.readlink(f"/proc/{pid}/cwd") for pid in (supervisor, server)] == ["/", "/"]
+    assert os.getsid(server) == server
+    for pid in (supervisor, server):
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        assert soft == hard
+    directory = state.own_directory()
+    assert directory is not None
+    assert stat.S_IMODE(os.stat(control_socket(directory, supervisor)).st_mode) == 0o600
 
 
 def mount_fragile(stack: Stack) -> None:
