@@ -4,10 +4,11 @@ One thread does that, and blocks in readv(2): a reader that already sleeps in th
 request comes costs one wake-up; one that is woken through epoll costs two more system calls, and
 `trio` around it more than the request itself.
 
-Jobs (the copy-up of a big file, an fsync) run in trio's worker threads. The worker that has run one
-also finishes it in the union's tables and answers the requests that waited for it: nobody has to
-wake the reading thread, which could not be woken in its readv anyway. So "the union's own thread" is
-whoever holds `Server.lock`: the reader from one readv to the next, a worker for the end of its job.
+Jobs (the copy-up of a big file, an fsync) run in threads of a pool; not trio's, because a first job right
+after the mount would wait for its import. The worker that has run one also finishes it in the union's tables
+and answers the requests that waited for it: nobody has to wake the reading thread, which could not be woken in
+its readv anyway. So "the union's own thread" is whoever holds `Server.lock`: the reader from one readv to the
+next, a worker for the end of its job.
 
 Whatever harm a request comes to, it is answered with an errno, and the loop goes on. It ends when
 the mount does.
@@ -19,7 +20,6 @@ import os
 import struct
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from unionfs.core.jobs import Deferred, Job
@@ -30,7 +30,8 @@ from unionfs.fuse.requests import Head, Requests
 from unionfs.fuse.splicing import Span, Splicer
 
 if TYPE_CHECKING:
-    import outcome
+    from concurrent.futures import ThreadPoolExecutor
+
 __all__ = ["BUFFER_SIZE", "Server"]
 
 log: Final = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 _ONE_WRITE: Final = 8192
 """Bytes up to which putting a body behind its header is cheaper than writing a vector of both."""
 _SIGKILL: Final = 1 << 8
+
+_WORKERS: Final = 40
+"""Jobs at once; the others wait."""
 
 PATIENCE_S: Final = 10.0
 POLL_S: Final = 0.005
@@ -74,6 +78,8 @@ class Server:
         self._buffer = bytearray(BUFFER_SIZE)
         self._counts: dict[int, int] = dict.fromkeys(map(int, Opcode), 0)
         self._waiting: dict[Job, list[_Waiting]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        """None before the first job."""
         self._stopped = False
 
     def statistics(self) -> dict[str, int]:
@@ -205,21 +211,27 @@ class Server:
         if waiting is not None:
             waiting.append(request)
             return
-        import trio
-
         self._waiting[job] = [request]
-        trio.lowlevel.start_thread_soon(partial(self._run, job), partial(self._finish, job), "unionfs job")
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
 
-    def _run(self, job: Job) -> None:
+            self._pool = ThreadPoolExecutor(_WORKERS, "unionfs job")
+        self._pool.submit(self._work, job)
+
+    def _work(self, job: Job) -> None:
         if self._follower is not None:
             self._follower.leave()  # the thread may have been started on the reader's CPU, with its priority
-        job.run()
+        error = None
+        try:
+            job.run()
+        except BaseException as exc:  # noqa: BLE001 - for `Job.finish`, whatever it is
+            error = exc
+        self._finish(job, error)
 
-    def _finish(self, job: Job, result: "outcome.Outcome[None]") -> None:
+    def _finish(self, job: Job, error: BaseException | None) -> None:
         """Finish *job* and answer those who waited; on the worker thread that ran it."""
         with self.lock:
             waiting = self._waiting.pop(job)
-            error = getattr(result, "error", None)
             failed = 0
             try:
                 job.finish(error)
