@@ -14,7 +14,7 @@ import pytest
 from tests.mounting import Stack, eventually
 from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import MountError
-from unionfs.fuse import device
+from unionfs.fuse import fusermount
 from unionfs.fuse.device import Device
 from unionfs.linux.mount import mounts
 
@@ -91,7 +91,7 @@ def test_root_of_a_user_namespace_mounts_by_itself(stack: Stack) -> None:
 
 
 def test_without_fusermount3_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(device, "HELPER", "no-such-helper")
+    monkeypatch.setattr(fusermount, "HELPER", "no-such-helper")
     with pytest.raises(MountError, match="apt install fuse3"):
         Device.mount(tmp_path, MountOptions(auto_unmount=True))
 

@@ -1,19 +1,16 @@
 """Getting a /dev/fuse descriptor that is a mount, and ending that mount.
 
 Two ways lead to it. Who may call mount(2) (root, also root of a user namespace) opens the device and
-mounts it. Everybody else asks fusermount3, which is set-user-id: it mounts and sends the descriptor
-back over a socket. With *auto_unmount* both take the second way, because fusermount3 then stays,
-waits for the other end of the socket to close, and unmounts.
+mounts it. Everybody else asks fusermount3 (``fusermount.py``). With *auto_unmount* both take the second way,
+because fusermount3 then stays, waits for the other end of the socket to close, and unmounts.
 
-Source: Linux Documentation/filesystems/fuse/fuse.rst; libfuse lib/mount.c, _FUSE_COMMFD.
+Source: Linux Documentation/filesystems/fuse/fuse.rst.
 """
 
 import errno
 import os
 import select
-import socket
 import stat
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,14 +20,13 @@ from unionfs.linux import ids
 from unionfs.linux import mount as kernel
 
 if TYPE_CHECKING:
+    import socket
+
     from unionfs.core.mountoptions import MountOptions
 
 __all__ = ["Device"]
 
 DEVICE: Final = "/dev/fuse"
-HELPER: Final = "fusermount3"
-UNKNOWN_TO_HELPER: Final = frozenset({"diratime", "nodiratime", "relatime", "norelatime", "strictatime"})
-"""Words that it refuses. They make no difference to the kernel, which notes nothing of who reads under FUSE: we do."""
 
 READ_AHEAD_KB: Final = 512
 """How far the kernel reads ahead: it begins at 128, and a request costs a fifth of what it takes to copy as much."""
@@ -40,7 +36,7 @@ class Device:
     """One mount and its descriptor. Close it after `unmount`; closing alone leaves a dead mount behind."""
 
     def __init__(
-        self, fd: int, mountpoint: Path, *, privileged: bool, keeper: socket.socket | None, number: str | None = None
+        self, fd: int, mountpoint: Path, *, privileged: bool, keeper: "socket.socket | None", number: str | None = None
     ) -> None:
         """*number* is the mount's st_dev where that is known already: another mount may cover it by now."""
         self.fd = fd
@@ -64,7 +60,9 @@ class Device:
         privileged = ids.has_capability(ids.CAP_SYS_ADMIN)
         if privileged and not options.auto_unmount:
             return cls(_mount_directly(mountpoint, options), mountpoint, privileged=True, keeper=None)
-        fd, keeper = _mount_by_helper(mountpoint, options, privileged=privileged)
+        from unionfs.fuse import fusermount  # as below: where we mount ourselves it is not needed
+
+        fd, keeper = fusermount.mount(mountpoint, options, privileged=privileged)
         if not options.auto_unmount:
             keeper.close()
         return cls(fd, mountpoint, privileged=privileged, keeper=keeper if options.auto_unmount else None)
@@ -88,8 +86,9 @@ class Device:
         if not self._is_in_the_tree():
             return
         if not self.privileged:
-            command = [HELPER, "-u", "-q", "-z", "--", os.fspath(self._mountpoint)]
-            subprocess.run(command, check=False, capture_output=True)
+            from unionfs.fuse import fusermount
+
+            fusermount.unmount(self._mountpoint)
             return
         target = os.fspath(self._mountpoint)
         try:
@@ -142,39 +141,3 @@ def _mount_directly(mountpoint: Path, options: "MountOptions") -> int:
         cure = "; a user namespace needs a mount namespace of its own; try: unshare -Urm" if lacks else ""
         raise MountError(f"{mountpoint} cannot be mounted: {exc.strerror}{cure}") from exc
     return fd
-
-
-def _mount_by_helper(mountpoint: Path, options: "MountOptions", *, privileged: bool) -> tuple[int, socket.socket]:
-    words = [word for word in options.flags_for(privileged=privileged) if word not in UNKNOWN_TO_HELPER]
-    words.append("default_permissions")
-    words += [f"fsname={_escaped(options.fsname)}", f"subtype={_escaped(options.subtype)}"]
-    words += ["allow_other"] * options.allows_other(privileged=privileged) + ["auto_unmount"] * options.auto_unmount
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    command = [HELPER, "-o", ",".join(words), "--", os.fspath(mountpoint)]
-    environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
-    try:
-        helper = subprocess.Popen(  # it stays alive with auto_unmount, so nobody may wait for it
-            command,
-            env=environment,
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # whoever called us may wait for the end of ours
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except FileNotFoundError as exc:
-        ours.close()
-        theirs.close()
-        raise MountError(f"{HELPER} is not installed; try: apt install fuse3") from exc
-    theirs.close()
-    _data, fds, _flags, _address = socket.recv_fds(ours, 1, 1)
-    if fds:
-        return fds[0], ours
-    ours.close()
-    said = helper.communicate()[1].decode(errors="replace").strip()
-    raise MountError(f"{said or f'{HELPER} ended with status {helper.returncode}'}; try: unionfs doctor")
-
-
-def _escaped(text: str) -> str:
-    """Protect what fusermount3 would take for the end of an option."""
-    return text.replace("\\", "\\\\").replace(",", "\\,")
