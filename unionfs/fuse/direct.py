@@ -8,7 +8,6 @@ answers while trio is still being imported, which takes longer than all the rest
 
 import dataclasses
 import errno
-import gc
 import logging
 import os
 import re
@@ -180,7 +179,6 @@ class DirectEngine:
         self._server = Server(self._device.fd, requests, follow=self._options.follow)
         if self._past is not None:
             os.write(self._device.fd, wire.notification(Notify.RESEND, b""))
-        gc.freeze()  # what start-up made will stay: the collector need not look at it again
         threading.Thread(target=self._run, name="unionfs direct", daemon=True).start()
         return True
 

@@ -14,6 +14,7 @@ again within milliseconds, and the old daemon may still be on its way out.
 """
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -175,6 +176,8 @@ class _Served:
 
     def start(self) -> None:
         self._started = self._engine.start()
+        gc.freeze()  # what start-up made will stay: the collector need not look at it again
+        gc.enable()
 
     def run(self, ready: Callable[[], None] | None) -> None:
         """Serve until the mount ends; *ready* is who waits for one that is new."""
