@@ -7,9 +7,11 @@ import pytest
 
 from tests.differential import attributes, data, names
 from tests.engines import ENGINES, PYFUSE3_LACKS, backends
+from unionfs.core.config import RedirectDir
 from unionfs.testing import disk
+from unionfs.testing.driver import attempt
 from unionfs.testing.literal import ACL_ACCESS, ACL_DEFAULT
-from unionfs.testing.stack import Backend
+from unionfs.testing.stack import Backend, Features, kernel, lay
 from unionfs.testing.trial import Case, compare
 
 pytestmark = [pytest.mark.root, pytest.mark.overlayfs, pytest.mark.fuse]
@@ -54,6 +56,19 @@ def test_same_as_the_kernel_when_mounted(engine: str, case: Case, served: dict[s
     if engine == "pyfuse3":
         lines = [line for line in lines if ": same_as: " not in line]
     assert lines == []
+
+
+def test_a_directory_with_a_redirect_that_is_not_followed_is_listed(served: dict[str, Backend], base: Path) -> None:
+    """The kernel refuses it too, and hides it besides, so that nobody sees why its parent is not empty."""
+    stack = lay(base, [{"a": {"b": {}}}])
+    with served["direct"](stack) as driver:
+        driver.rename("a/b", "b")
+    listed = {}
+    for name, backend in (("direct", served["direct"]), ("kernel", kernel)):
+        with backend(stack.with_features(Features(redirect_dir=RedirectDir.NOFOLLOW))) as driver:
+            listed[name] = [each for each, _ in driver.listdir("")]
+            assert attempt(driver, ("lstat", "b")).errno == "EPERM"
+    assert listed == {"direct": ["a", "b"], "kernel": ["a"]}
 
 
 OF_THE_DISK = {"fallocate", "lseek", "tmpfile", "copy_range", "link_open", ACL_ACCESS, ACL_DEFAULT}
