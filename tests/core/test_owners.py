@@ -462,6 +462,27 @@ def test_what_is_of_security_is_kept_under_another_name(stack: Stacks) -> None:
 
 
 @pytest.mark.root
+def test_a_capability_that_the_upper_layer_has_itself_is_neither_shown_nor_touched(stack: Stacks) -> None:
+    """Nobody has set it through a union of the kind; an ordinary user, whose upper it is, could not remove it."""
+
+    def make(path: Path) -> None:
+        path.write_bytes(b"x")
+        os.setxattr(path, "security.capability", CAPABILITY)
+
+    s = stack({}, upper={"f": make}, xattr_permissions=2)
+    name, kept = b"security.capability", "user.containers.override_security.capability"
+    assert s.union.listxattr(s.id("f")) == []
+    with pytest.raises(OSError, match="No data"):
+        s.union.getxattr(s.id("f"), name)
+    s.union.setxattr(s.id("f"), name, CAPABILITY[:-1] + b"\1")
+    assert s.union.getxattr(s.id("f"), name) == CAPABILITY[:-1] + b"\1"
+    s.setattr("f", gid=5)
+    assert s.union.listxattr(s.id("f")) == []
+    assert kept not in os.listxattr(s.upper / "f")
+    assert os.getxattr(s.upper / "f", name) == CAPABILITY
+
+
+@pytest.mark.root
 def test_maps_apply_to_what_the_attribute_says(stack: Stacks) -> None:
     s = stack({}, upper={"f": overridden(b"100005:200006:0600:file", "x")}, xattr_permissions=2, **MAP)
     assert owner(s, "f") == (5, 6)

@@ -21,7 +21,7 @@ from unionfs.errors import BadMark, BadRedirect
 from unionfs.linux.handles import FileHandle
 
 __all__ = [
-    "CAPABILITIES",
+    "CAPABILITY",
     "OPAQUE",
     "OPAQUE_FILE",
     "OVERRIDES",
@@ -131,7 +131,7 @@ class XattrSet:
         """
         if shown.startswith(self.prefix):
             return f"{self.prefix}overlay.{shown.removeprefix(self.prefix)}"
-        return _STAND_IN + shown if self.keeps_security and shown.startswith(_SECURITY) else shown
+        return _STAND_IN + shown if self.has_stand_in(shown) else shown
 
     def shown(self, on_disk: str) -> str:
         """Return the name that users see; the reverse of `on_disk`."""
@@ -143,6 +143,10 @@ class XattrSet:
         """Return the ``security.*`` attribute that one on disk is kept instead of, or None if it is none such."""
         is_one = self.keeps_security and on_disk.startswith(_STAND_IN + _SECURITY)
         return on_disk.removeprefix(_STAND_IN) if is_one else None
+
+    def has_stand_in(self, on_disk: str) -> bool:
+        """Tell whether an attribute is one that is kept under another name."""
+        return self.keeps_security and on_disk.startswith(_SECURITY)
 
     def is_reserved(self, shown: str) -> bool:
         """Tell whether users may not have an attribute of this name; those that are escaped they may."""
@@ -156,16 +160,13 @@ class XattrSet:
         """Return the name that an attribute of a lower file has on its copy; None if the copy has it not."""
         if not self.is_for_users(on_disk):
             return None
-        return _STAND_IN + on_disk if self.keeps_security and on_disk.startswith(_SECURITY) else on_disk
+        return _STAND_IN + on_disk if self.has_stand_in(on_disk) else on_disk
 
 
 _FOREIGN_PREFIX: Final = "user.fuseoverlayfs."
 _STAND_IN: Final = "user.containers.override_"
 _SECURITY: Final = "security."
 _OVERRIDE_PREFIXES: Final = (_STAND_IN, "security.fuseoverlayfs.")
-
-CAPABILITIES: Final = frozenset({"security.capability", _STAND_IN + "security.capability"})
-"""Attributes that give a program capabilities, or will once it is taken out of the layer."""
 
 OVERRIDES: Final = (
     "security.fuseoverlayfs.override_stat",
@@ -176,6 +177,9 @@ OVERRIDES: Final = (
 
 WRITTEN_OVERRIDE: Final = {1: OVERRIDES[0], 2: OVERRIDES[1]}
 """The one that each value of the option ``xattr_permissions`` writes."""
+CAPABILITY: Final = {OVERRIDES[0]: "security.capability", OVERRIDES[1]: _STAND_IN + "security.capability"}
+"""What gives a program capabilities, or will once it is taken out of the layer, beside each of them."""
+
 FOREIGN_OPAQUE: Final = "user.fuseoverlayfs.opaque"
 
 TRUSTED: Final = XattrSet("trusted.overlay.")

@@ -157,7 +157,7 @@ class Owners:
         if not self.is_kept(mode):
             os.fchmod(fd, stat.S_IMODE(mode))
             return
-        _drop_capabilities(fd)
+        self._drop_capability(fd)
         if mode != shown.st_mode:
             self._keep(fd, shown.st_uid, shown.st_gid, mode, shown.st_rdev)
 
@@ -172,6 +172,11 @@ class Owners:
         """Write the attribute; owners are those that users see."""
         owner = (to_stored(self.users, uid), to_stored(self.groups, gid))
         xattr.set(target, self.override, ondisk.encode_override(ondisk.Override(*owner, mode, rdev)))
+
+    def _drop_capability(self, target: int | bytes) -> None:
+        name = ondisk.CAPABILITY[self.override]
+        if name in xattr.names(target):
+            xattr.remove(target, name)
 
     def chown(self, target: int | bytes, uid: int | None, gid: int | None) -> None:
         """Give the real file to the real owners; None leaves one alone.
@@ -203,7 +208,7 @@ class Owners:
             return
         if (changes.uid, changes.gid) != (None, None) and not stat.S_ISDIR(mode):
             mode = without_set_id(mode)
-            _drop_capabilities(target)
+            self._drop_capability(target)
         if changes.mode is not None:
             if stat.S_ISLNK(mode):
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -226,11 +231,6 @@ def _overridden(kept: ondisk.Override, st: os.stat_result) -> tuple[int, int, in
 def _real_mode(mode: int) -> int:
     """Return the permission bits on disk of a file that shows *mode*: no set-id bits, and all rights to the daemon."""
     return (mode & 0o777) | (stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR | stat.S_IWUSR)
-
-
-def _drop_capabilities(target: int | bytes) -> None:
-    for name in ondisk.CAPABILITIES.intersection(xattr.names(target)):
-        xattr.remove(target, name)
 
 
 def _path(target: int | bytes) -> bytes:

@@ -50,11 +50,13 @@ def _on_disk(state: State, name: bytes) -> str | None:
 def _require(state: State, node: Node, stored: str) -> bytes:
     """Return an attribute by its name on disk; a lower file may have the one itself that it stands for.
 
+    In the upper layer that would be one which nobody has set through a union.
+
     Raises:
         OSError: ENODATA, it is not set; EOPNOTSUPP, the layer has none of this kind.
     """
     source = _source(node)
-    real = state.layers[0].xattrs.stands_for(stored)
+    real = None if node_is_upper(node) else state.layers[0].xattrs.stands_for(stored)
     if real is not None and (value := xattr.get(source, real)) is not None and stored not in xattr.names(source):
         return value
     return xattr.require(source, stored)
@@ -76,6 +78,8 @@ def listxattr(state: State, node: Node) -> list[bytes]:
     """Return the names that users may see."""
     marks = state.layers[0].xattrs
     found = xattr.names(_source(node))
+    if node_is_upper(node):
+        found = [stored for stored in found if not marks.has_stand_in(stored)]
     shown = dict.fromkeys(marks.shown(stored) for stored in found if marks.is_for_users(stored))
     return [name for name in map(os.fsencode, shown) if _on_disk(state, name) is not None]
 
