@@ -53,7 +53,7 @@ class OpenFile:
         self.flags = flags
         """What the caller asked for."""
         self.real_flags = real_flags
-        """What the real file was opened with."""
+        """What a copy of the real file is to be opened with."""
         self.writable_layer = node.place.layer.writable and node.data is None
         """True if `fd` is a file of the upper layer."""
         self.handle = Handle(0)

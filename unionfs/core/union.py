@@ -22,6 +22,7 @@ from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.readdir import OpenDirectory
 from unionfs.core.request import Caller, Changes, DirEntry
 from unionfs.core.stack import close_stack, descriptors_of, open_stack
+from unionfs.linux import fileops
 from unionfs.names import Handle
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ class Union:
     def appended(self, fh: int, offset: int, size: int) -> int:
         """Return how many of *size* bytes a file that can only be appended to has got at *offset*, its end before."""
         file = self._files[fh]
-        if not file.real_flags & os.O_APPEND:
+        if not fileops.appends(file.fd):
             return 0
         return min(max(os.fstat(file.fd).st_size - offset, 0), size)
 

@@ -6,7 +6,17 @@ import os
 import struct
 from typing import Final
 
-__all__ = ["FS_APPEND", "FS_IMMUTABLE", "FS_NOATIME", "FS_SYNC", "fallocate", "get_flags", "set_flags", "syncfs"]
+__all__ = [
+    "FS_APPEND",
+    "FS_IMMUTABLE",
+    "FS_NOATIME",
+    "FS_SYNC",
+    "appends",
+    "fallocate",
+    "get_flags",
+    "set_flags",
+    "syncfs",
+]
 
 _FS_IOC_GETFLAGS: Final = 0x80086601
 _FS_IOC_SETFLAGS: Final = 0x40086602
@@ -19,6 +29,11 @@ FS_NOATIME: Final = 0x80
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def appends(fd: int) -> bool:
+    """Tell whether what is written to the open file goes to its end, whatever the offset is (O_APPEND)."""
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
