@@ -8,11 +8,13 @@ Each way is a context manager that yields a `Driver` and leaves neither mount no
 mount that will not go because something still uses it is detached first and complained of then.
 """
 
+import errno
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from unionfs.core.config import Config, RedirectDir, Xino
 from unionfs.core.union import Union
@@ -24,6 +26,8 @@ from unionfs.testing.literal import Dir, Tree
 from unionfs.testing.mounted import Mounted
 
 __all__ = ["Backend", "Features", "Stack", "bare", "in_process", "kernel", "lay", "remembering", "unmount"]
+
+PATIENCE_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +118,28 @@ def lay(
 @contextmanager
 def kernel(stack: Stack) -> Iterator[Driver]:
     """Mount with the kernel's overlayfs. Needs root."""
-    mount.mount("overlay", str(stack.mountpoint), "overlay", 0, stack.options())
+    _mount_overlay(stack)
     driver = Mounted(stack.mountpoint)
     try:
         yield driver
     finally:
         driver.close_all()
         unmount(stack.mountpoint)
+
+
+def _mount_overlay(stack: Stack) -> None:
+    """Mount; the layers may be in use for a moment longer.
+
+    Who began a mount namespace of his own while they were mounted before, whoever that is, has a copy of that mount.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return mount.mount("overlay", str(stack.mountpoint), "overlay", 0, stack.options())
+        except OSError as exc:
+            if exc.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def unmount(mountpoint: Path) -> None:
