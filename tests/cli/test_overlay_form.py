@@ -184,6 +184,29 @@ def test_remount(stack: Stack) -> None:
     (stack / "new").touch()
 
 
+def test_mount8_names_what_is_to_stay_and_nothing_else(dirs: Stack) -> None:
+    """``mount -o remount,exec`` comes with a SOURCE, with all flags that the mount had, and without a word of exec."""
+    dirs.mount_overlay(",noexec,nosuid,nodev,nosymfollow,sync")
+    assert {"noexec", "nosuid", "nodev", "nosymfollow"} <= set(shown(dirs).options.split(","))
+    (dirs.upper / "link").symlink_to("top")
+    with pytest.raises(OSError, match="symbolic links"):
+        (dirs / "link").read_text()
+    kept = "rw,nosuid,nodev,nosymfollow,relatime,remount,sync,user_id=0,group_id=0,default_permissions,allow_other"
+    assert dirs.run("none", dirs.merged, "-o", kept, program="overlay").returncode == 0
+    assert shown(dirs).options == "rw,nosuid,nodev,relatime,nosymfollow"
+    assert "sync" in shown(dirs).super_options.split(",")
+    assert dirs.run("none", dirs.merged, "-o", "rw,relatime,remount", program="overlay").returncode == 0
+    assert shown(dirs).options == "rw,relatime"
+    assert (dirs / "link").read_text() == "top\n"
+
+
+def test_what_is_not_named_stays(dirs: Stack) -> None:
+    dirs.mount_overlay(",nosuid,sync")
+    assert dirs.run(dirs.merged, "-o", "remount,noexec", program="overlay").returncode == 0
+    assert {"nosuid", "noexec"} <= set(shown(dirs).options.split(","))
+    assert "sync" in shown(dirs).super_options.split(",")
+
+
 def test_what_was_mounted_read_only_cannot_become_writable(dirs: Stack) -> None:
     """Its upper layer was not even locked, so another mount may have it by now."""
     dirs.mount_overlay(",ro")

@@ -30,6 +30,9 @@ usage: unionfs-overlay [SOURCE] MOUNTPOINT -o lowerdir=A:B[,upperdir=U,workdir=W
 Unmount with: umount MOUNTPOINT, fusermount3 -u MOUNTPOINT, or unionfs umount MOUNTPOINT
 """
 
+UNSAID: Final = "dev,suid,exec,symfollow,async"
+"""What mount(8) means where it names neither a flag nor its opposite; at a remount it repeats what is to stay."""
+
 IGNORED: Final = {"-n", "-s", "-v", "--verbose"}
 """Flags of mount(8) that ask for nothing we do."""
 
@@ -67,6 +70,10 @@ def run(argv: Sequence[str]) -> Exit:
         raise ConfigError(f"{places[2]!r} is one argument too many; because there is SOURCE, MOUNTPOINT and -o OPTIONS")
     if len(places) == 2:
         reading.engine.setdefault("fsname", places[0])
+        if reading.engine.get("remount"):
+            unsaid = Reading()
+            read(UNSAID, unsaid)
+            reading.flags = unsaid.flags | reading.flags
     return start(reading, Path(places[-1]), foreground=foreground)
 
 

@@ -108,7 +108,8 @@ def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
         )
     now = Reading()
     known = {word for group in FLAG_GROUPS for word in group}
-    read(",".join(word for word in found[-1].options.split(",") if word in known - LISTED_ONLY), now)
+    kept = [*found[-1].options.split(","), *({"sync", "dirsync"} & had)]
+    read(",".join(word for word in kept if word in known - LISTED_ONLY), now)
     read(",".join(flags), now)
     kernel.mount("none", place, "", kernel.MS_REMOUNT | kernel.flag_bits(now.flags.values()), "")
 
@@ -118,7 +119,7 @@ def _other_times(flags: tuple[str, ...], had: set[str]) -> str | None:
     of_files = next((word for word in ("noatime", "relatime") if word in had), "strictatime")
     of_directories = "nodiratime" if "nodiratime" in had else "diratime"
     for word in flags:
-        meant = "relatime" if word in {"atime", "norelatime"} else word
+        meant = "relatime" if word in {"atime", "norelatime", "nostrictatime"} else word
         has = of_directories if meant.endswith("diratime") else of_files
         if meant.endswith("atime") and meant != has:
             return word

@@ -21,6 +21,7 @@ FLAG_GROUPS: Final[tuple[Mapping[str, str], ...]] = (
     {"suid": "set-id bits work; the default for root", "nosuid": "set-id bits do nothing; the default for users"},
     {"exec": "programs may run; the default", "noexec": "no program may run"},
     {"async": "writes need not reach the disk at once; the default", "sync": "every write is synced, and dirsync"},
+    {"symfollow": "symlinks are followed; the default", "nosymfollow": "no symlink is followed"},
     {"dirsync": "changes to directories are on the disk when they are answered"},
     {
         "relatime": "in the upper layer, reading is noted after a change and once a day; the default",
@@ -28,6 +29,7 @@ FLAG_GROUPS: Final[tuple[Mapping[str, str], ...]] = (
         "noatime": "reading is not noted",
         "strictatime": "in the upper layer, reading is noted every time",
         "norelatime": "as relatime",
+        "nostrictatime": "as relatime",
     },
     {"diratime": "listing is reading; the default", "nodiratime": "listing a directory is not noted"},
 )

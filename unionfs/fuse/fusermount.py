@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["mount", "unmount"]
 
 HELPER: Final = "fusermount3"
-UNKNOWN_TO_HELPER: Final = frozenset({"diratime", "nodiratime", "relatime", "norelatime", "strictatime"})
+UNKNOWN_TO_HELPER: Final = frozenset(
+    {"diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "symfollow"}
+)
 """Words that it refuses. They make no difference to the kernel, which notes nothing of who reads under FUSE: we do."""
 
 

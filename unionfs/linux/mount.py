@@ -40,6 +40,7 @@ _SETS: Final = {
     "noexec": 0x8,
     "sync": 0x10,
     "dirsync": 0x80,
+    "nosymfollow": 0x100,
     "noatime": 0x400,
     "nodiratime": 0x800,
     "relatime": 0x200000,
