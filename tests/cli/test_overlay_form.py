@@ -181,7 +181,10 @@ def test_remount(stack: Stack) -> None:
     with pytest.raises(OSError, match="Read-only file system"):
         (stack / "new").touch()
     assert stack.run(stack.merged, "-o", "remount,rw", program="overlay").returncode == 0
-    (stack / "new").touch()
+    with (stack / "new").open("w"):
+        done = stack.run(stack.merged, "-o", "remount,ro", program="overlay")
+    assert done.returncode == 1
+    assert "cannot be remounted; because of Device or resource busy; try: close what is open for writing" in done.stderr
 
 
 def test_mount8_names_what_is_to_stay_and_nothing_else(dirs: Stack) -> None:

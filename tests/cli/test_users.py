@@ -94,6 +94,9 @@ def test_a_user_mounts_through_fusermount3(owned: Stack) -> None:
     assert "allow_other" not in mount.super_options
     assert (owned.upper / "new").stat().st_uid == USER
 
+    done = python("sys.exit(main([str(S / 'merged'), '-o', 'remount,ro']))", stack=owned)
+    assert done.returncode == 1
+    assert "cannot be remounted; because of Operation not permitted; try: as root" in done.stderr
     done = python("sys.exit(main(['umount', str(S / 'merged')]))", stack=owned)
     assert (done.returncode, done.stderr) == (0, "")
     assert not owned.is_mounted()

@@ -1,5 +1,6 @@
 """From options to a mount that answers: what both forms of the command line end in."""
 
+import errno
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,7 +112,16 @@ def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
     kept = [*found[-1].options.split(","), *({"sync", "dirsync"} & had)]
     read(",".join(word for word in kept if word in known - LISTED_ONLY), now)
     read(",".join(flags), now)
-    kernel.mount("none", place, "", kernel.MS_REMOUNT | kernel.flag_bits(now.flags.values()), "")
+    try:
+        kernel.mount("none", place, "", kernel.MS_REMOUNT | kernel.flag_bits(now.flags.values()), "")
+    except OSError as exc:
+        cure = {
+            errno.EPERM: "; try: as root, or unmount and mount",
+            errno.EBUSY: "; try: close what is open for writing",
+        }
+        raise MountError(
+            f"{mountpoint}: it cannot be remounted; because of {exc.strerror}{cure.get(exc.errno or 0, '')}"
+        ) from exc
 
 
 def _other_times(flags: tuple[str, ...], had: set[str]) -> str | None:
