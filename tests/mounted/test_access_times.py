@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines import ENGINES
+from tests.mounting import Stack as Supervised
 from tests.zygote import Zygote
 from unionfs.linux import mount
 from unionfs.testing import disk
@@ -198,3 +199,21 @@ def test_the_layers_are_reached_when_nothing_else_leads_to_them_any_more(engine:
                 found[each] = sorted(path.name for path in stack.mountpoint.rglob("*"))
     assert found[engine] == found["kernel"]
     assert "moved" in found["kernel"]
+
+
+@pytest.mark.parametrize(("options", "where"), [("noatime", ""), ("strictatime", "union upper")])
+def test_a_process_that_takes_the_mount_over_goes_on_with_it(options: str, where: str, tmp_path: Path) -> None:
+    """It is told the options, and given descriptors of the layers that are in mounts of the first one's own."""
+    stack = laid(tmp_path / "layers")
+    supervised = Supervised(tmp_path, engine="direct")
+    layers = f"lowerdir={stack.lower[0]},upperdir={stack.upper},workdir={stack.work}"
+    done = supervised.run("-o", f"{layers},supervise,{options}", stack.mountpoint, program="overlay")
+    assert (done.returncode, done.stderr) == (0, "")
+    try:
+        assert supervised.run("restart", stack.mountpoint).returncode == 0
+        for name in ("upper-read-due", "upper-link-due", "upper-dir-due"):
+            assert noted(stack, stack.mountpoint / name) == where
+        assert noted(stack, stack.mountpoint / "lower-link-due") == ""
+        (stack.mountpoint / "lower-read-due").rename(stack.mountpoint / "both-dir-due/moved")
+    finally:
+        assert supervised.run("umount", stack.mountpoint).returncode == 0
