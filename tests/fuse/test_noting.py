@@ -4,124 +4,35 @@ What `tests.mounted.test_kill_points` does with processes and mounts, here in on
 is, and the next one has what a supervisor would have kept. So every request can be asked again, and again.
 """
 
+import errno
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from unionfs.core.config import Config
-from unionfs.core.mountoptions import MountOptions
+from tests.fuse.lives import ROOT, Mount, handle_of, node_of
+from unionfs.core.layer import Place
 from unionfs.core.request import Changes
-from unionfs.core.union import Union
+from unionfs.core.upper import Upper
 from unionfs.fuse import journal, takeover, wire
 from unionfs.fuse.journal import Journal
-from unionfs.fuse.notes import Notes
-from unionfs.fuse.noting import NotingRequests
 from unionfs.fuse.passthrough import Cached
-from unionfs.fuse.protocol import UNIQUE_RESEND, Feature, Opcode
+from unionfs.fuse.protocol import Opcode
 from unionfs.fuse.supervisor import Link
-from unionfs.linux import fileops
+from unionfs.linux import at, fileops
 
 pytestmark = pytest.mark.root
 
-ROOT = 1
 OPEN = wire.OPEN.pack(os.O_RDWR, 0)
 CREATE = wire.CREATE.pack(os.O_RDWR, 0o644, 0, 0)
 
 
 class Killed(BaseException):
     """The server dies here."""
-
-
-class Mount:
-    """Servers of one mount, one after the other; also what they take for the link to their supervisor."""
-
-    def __init__(self, base: Path) -> None:
-        self.lower, self.upper = base / "lower", base / "upper"
-        for path in (self.lower, self.upper, base / "work"):
-            path.mkdir()
-        self._config = Config(lower=(self.lower,), upper=self.upper, work=base / "work", metacopy=True)
-        self._before = descriptors()
-        self._device = os.open("/dev/null", os.O_WRONLY)
-        self._abandoned: list[tuple[Union, NotingRequests]] = []
-        self.unique = 0
-        """The number of the last request."""
-        self.kept: dict[bytes, int] = {}
-
-    def serve(self) -> None:
-        self._begin(Union(self._config), None)
-
-    def die(self) -> None:
-        """Let the next server take over."""
-        self._abandoned.append((self.union, self._requests))
-        given = [os.dup(fd) for fd in self.union.descriptors()]
-        self._begin(Union(self._config, given=given), journal.read(self.kept[b"journal"]))
-
-    def _begin(self, union: Union, past: journal.Past | None) -> None:
-        self.union, modes = union, Cached(union, self._device)
-        self._requests = NotingRequests(union, modes, MountOptions(), Feature.SETXATTR_EXT)
-        kept = {key: os.dup(fd) for key, fd in self.kept.items() if key != b"journal"}
-        if past is not None:
-            takeover.restore(union, modes, past, kept)
-        self._requests.note_in(Notes(union, cast("Link", self), past, kept))
-
-    def keep(self, *kept: tuple[bytes, int]) -> None:
-        for key, fd in kept:
-            if key in self.kept:
-                self.drop(key)
-            self.kept[key] = os.dup(fd)
-
-    def drop(self, key: bytes) -> None:
-        os.close(self.kept.pop(key))
-
-    def ask(self, opcode: Opcode, nodeid: int, body: bytes, again: int = 0) -> Any:
-        """Ask something; *again* is the number of a request that is sent again."""
-        if not again:
-            self.unique += 2
-        unique = again | UNIQUE_RESEND if again else self.unique
-        head = (0, int(opcode), unique, nodeid, 0, 0, 1, 0, 0)
-        return self._requests.table[int(opcode)](nodeid, memoryview(body), head)
-
-    def twice(self, opcode: Opcode, nodeid: int, body: bytes) -> Any:
-        """Ask something of a server that dies before it answers, and of the next; return what that one says."""
-        self.ask(opcode, nodeid, body)
-        self.die()
-        return self.ask(opcode, nodeid, body, again=self.unique)
-
-    def id(self, name: bytes, parent: int = ROOT) -> int:
-        return node_of(self.ask(Opcode.LOOKUP, parent, name + b"\0"))
-
-    def open(self, nodeid: int, flags: int = os.O_RDWR) -> int:
-        return handle_of(self.ask(Opcode.OPEN, nodeid, wire.OPEN.pack(flags, 0)))
-
-    def read(self, nodeid: int, handle: int) -> bytes:
-        return bytes(self.ask(Opcode.READ, nodeid, wire.READ.pack(handle, 0, 100)))
-
-    def close(self) -> None:
-        """Close also what the dead have left open, as their end would have."""
-        for union, requests in (*self._abandoned, (self.union, self._requests)):
-            requests.notes.journal.close()
-            with suppress(OSError):
-                union.close()
-        for fd in descriptors() - self._before:
-            with suppress(OSError):  # it was that of the listing
-                os.close(fd)
-
-
-def descriptors() -> set[int]:
-    return {int(name) for name in os.listdir("/proc/self/fd")}
-
-
-def node_of(answer: bytes) -> int:
-    return int(wire.OFFSET.unpack_from(answer)[0])
-
-
-def handle_of(answer: bytes, at: int = 0) -> int:
-    return int(wire.OPENED.unpack_from(answer, at)[0])
 
 
 @pytest.fixture
@@ -134,6 +45,41 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
     made.close()
 
 
+@pytest.fixture
+def die_amid(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what asks something of a server that dies when it was done and not yet noted."""
+
+    def die(_journal: Journal, _outcome: int) -> None:
+        raise Killed
+
+    def ask(opcode: Opcode, nodeid: int, body: bytes) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "end", die)
+            with pytest.raises((FileExistsError, Killed)):
+                mount.ask(opcode, nodeid, body)
+        mount.die()
+
+    return ask
+
+
+@pytest.fixture(params=["before", "amid", "after"])
+def first(request: pytest.FixtureRequest, mount: Mount, die_amid: Callable[..., None]) -> Callable[..., None]:
+    """Return what asks something of a server that dies before it begins, amid it, or after it has noted it."""
+
+    def ask(opcode: Opcode, nodeid: int, body: bytes) -> None:
+        match request.param:
+            case "before":
+                mount.unique += 2
+                mount.die()
+            case "amid":
+                die_amid(opcode, nodeid, body)
+            case _:
+                mount.ask(opcode, nodeid, body)
+                mount.die()
+
+    return ask
+
+
 MAKING = {
     "mkdir": (Opcode.MKDIR, wire.MKDIR.pack(0o755, 0) + b"new\0"),
     "mknod": (Opcode.MKNOD, wire.MKNOD.pack(stat.S_IFREG | 0o644, 0, 0) + b"new\0"),
@@ -143,9 +89,12 @@ MAKING = {
 
 
 @pytest.mark.parametrize("name", MAKING)
-def test_what_is_made_again_is_one_thing_that_is_known_once(mount: Mount, name: str) -> None:
+def test_what_is_made_again_is_one_thing_that_is_known_once(
+    mount: Mount, name: str, first: Callable[..., None]
+) -> None:
     opcode, body = MAKING[name]
-    answer = mount.twice(opcode, ROOT, body)
+    first(opcode, ROOT, body)
+    answer = mount.ask(opcode, ROOT, body, again=mount.unique)
     assert sorted(os.listdir(mount.upper)) == ["new"]
     assert mount.union.stats()["open_files"] == (1 if name == "create" else 0)
     if name == "create":
@@ -165,20 +114,15 @@ ONCE = {
 
 
 @pytest.mark.parametrize("name", ONCE)
-@pytest.mark.parametrize("first_died_before_it_began", [False, True])
-def test_what_was_done_is_not_done_again(mount: Mount, name: str, first_died_before_it_began: bool) -> None:
+def test_what_was_done_is_not_done_again(mount: Mount, name: str, first: Callable[..., None]) -> None:
     """Each time it ends well; after the last server, too, only one of them had carried it out."""
     if name == "removexattr":
         os.setxattr(mount.lower / "f", "user.a", b"1")
     f, g = mount.id(b"f"), mount.id(b"g")
     opcode, nodeid, body = ONCE[name]
     nodeid, body = nodeid or f, wire.LINK.pack(f) + body if name == "link" else body
-    if first_died_before_it_began:
-        mount.unique += 2
-        mount.die()
-        answers = [mount.ask(opcode, nodeid, body, again=mount.unique)]
-    else:
-        answers = [mount.ask(opcode, nodeid, body)]
+    first(opcode, nodeid, body)
+    answers = [mount.ask(opcode, nodeid, body, again=mount.unique)]
     mount.die()
     answers.append(mount.ask(opcode, nodeid, body, again=mount.unique))
     assert all(isinstance(answer, bytes) for answer in answers)
@@ -201,23 +145,6 @@ def test_what_was_done_is_not_done_again(mount: Mount, name: str, first_died_bef
 # what was begun, and nobody noted how it went
 
 
-@pytest.fixture
-def die_amid(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return what asks something of a server that dies when it was done and not yet noted."""
-
-    def die(_journal: Journal, _outcome: int) -> None:
-        raise Killed
-
-    def ask(opcode: Opcode, nodeid: int, body: bytes) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(Journal, "end", die)
-            with pytest.raises((FileExistsError, Killed)):
-                mount.ask(opcode, nodeid, body)
-        mount.die()
-
-    return ask
-
-
 def test_an_attribute_that_could_not_be_made_was_not_made_by_us(mount: Mount, die_amid: Callable[..., None]) -> None:
     """The journal would not tell, if it were begun: the attribute is there afterwards."""
     os.setxattr(mount.lower / "f", "user.a", b"0")
@@ -235,6 +162,35 @@ def test_a_rename_onto_another_name_of_the_same_file_is_none(mount: Mount, die_a
     die_amid(Opcode.RENAME2, ROOT, body)
     assert mount.ask(Opcode.RENAME2, ROOT, body, again=mount.unique) == b""
     assert (mount.id(b"f"), mount.id(b"new")) == (f, f)
+
+
+def test_what_was_replaced_and_had_no_time_to_become_a_whiteout_is_one(
+    mount: Mount, die_amid: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without RENAME_WHITEOUT the two are exchanged first."""
+    rename, replace, deaths = at.rename, Upper.replace_by_whiteout, iter([Killed()])
+
+    def rename_without(olddir: int, old: bytes, newdir: int, new: bytes, flags: int = 0) -> None:
+        if flags & at.RENAME_WHITEOUT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        rename(olddir, old, newdir, new, flags)
+
+    def die_first(upper: Upper, place: Place, name: bytes) -> None:
+        for death in deaths:
+            raise death
+        replace(upper, place, name)
+
+    f = mount.id(b"f")
+    mount.union.setxattr(mount.id(b"g"), b"user.k", b"v")
+    monkeypatch.setattr(at, "rename", rename_without)
+    monkeypatch.setattr(Upper, "replace_by_whiteout", die_first)
+    body = wire.RENAME2.pack(ROOT, 0) + b"f\0g\0"
+    die_amid(Opcode.RENAME2, ROOT, body)
+    assert mount.ask(Opcode.RENAME2, ROOT, body, again=mount.unique) == b""
+    assert mount.id(b"g") == f
+    assert mount.read(f, mount.open(f)) == b"lower"
+    assert not mount.union.shows(ROOT, b"f")
+    assert (mount.upper / "f").is_char_device()
 
 
 def test_a_lower_file_that_lost_its_name_is_still_not_written(mount: Mount, die_amid: Callable[..., None]) -> None:
@@ -334,7 +290,24 @@ def test_whoever_opens_it_after_its_end_is_kept_too(mount: Mount) -> None:
     assert mount.read(f, second) == b"lower"
 
 
-# the journal
+# around the journal
+
+
+def test_listings_that_the_kernel_has_are_dropped(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last server may have had something to say of one."""
+    dropped: list[int] = []
+    monkeypatch.setattr(Cached, "drop_listing", lambda _modes, nodeid: dropped.append(nodeid))
+    mount.id(b"f")
+    mount.die()
+    assert dropped == [ROOT]
+
+
+def test_a_door_that_somebody_left_is_replaced(mount: Mount, tmp_path: Path) -> None:
+    door = tmp_path / "door"
+    door.touch()
+    takeover._open_door(cast("Link", mount), str(door))
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(door))
 
 
 @pytest.mark.parametrize("how", ["forget", "release"])

@@ -140,11 +140,13 @@ def _settle(union: "Union", past: "Past", request: "Begun", kept: "Mapping[bytes
     elif is_there and not (moved and _has_moved(union, moved, source, target)):
         return
     else:
-        if is_there:  # what was replaced, and had no time to become a whiteout
-            union.discard(*source)
         lost = awaited.lose(*(source if request.opcode in _REMOVING else target))
         if request.opcode not in _REMOVING:
             awaited.rename(source, target)
+        if (
+            is_there
+        ):  # what was replaced, and had no time to become a whiteout; it is not who is awaited under that name
+            union.discard(*source)
         if lost is not None:
             _leave_nameless(past, lost, kept)
     past.remember(request)
