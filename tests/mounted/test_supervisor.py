@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,21 @@ def test_both_end_with_the_mount(stack: Stack, how: str, kills: int) -> None:
     stack.mount()  # the layers are free
 
 
+@contextmanager
+def few_descriptors() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_both_are_fit_for_it(stack: Stack) -> None:
-    """They hold nothing of their caller; only root and their user may ask for a restart."""
-    stack.mount("--supervise")
+    """They hold nothing of their caller, not even his limit; only root and their user may ask for a restart."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with few_descriptors():
+        stack.mount("--supervise")
     supervisor, server = processes(stack)
     os.kill(server, signal.SIGKILL)
     eventually(lambda: stack.server().restarts == 1)
@@ -90,8 +103,7 @@ def test_both_are_fit_for_it(stack: Stack) -> None:
     assert [os.readlink(f"/proc/{pid}/cwd") for pid in (supervisor, server)] == ["/", "/"]
     assert os.getsid(server) == server
     for pid in (supervisor, server):
-        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        assert soft == hard
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (most, most)
     directory = state.own_directory()
     assert directory is not None
     assert stat.S_IMODE(os.stat(control_socket(directory, supervisor)).st_mode) == 0o600
