@@ -9,6 +9,9 @@ A layer in which something else is mounted keeps its mount, for that would not b
 not mount, all keep theirs: there the descriptors are opened with O_NOATIME, which is for the owner of a file, and
 nothing helps for symlinks.
 
+Rejected: O_NOATIME alone, for what was just said; copies with all that is mounted below, which would hold other file
+systems that nobody asked for; setting times back, which moves the time of change.
+
 Listings of an upper directory are noted when a user asks for them (`listing`), never when the union looks around.
 
 Source: Linux fs/overlayfs/super.c, ovl_get_upper() and ovl_get_layers(); fs/inode.c, relatime_need_update().
