@@ -26,8 +26,8 @@ FLAG_GROUPS: Final[tuple[Mapping[str, str], ...]] = (
     {
         "relatime": "in the upper layer, reading is noted after a change and once a day; the default",
         "atime": "as relatime",
-        "noatime": "reading is not noted",
-        "strictatime": "in the upper layer, reading is noted every time",
+        "noatime": "reading is not noted, of symlinks only where root mounts",
+        "strictatime": "in the upper layer, reading is noted every time; only where root mounts",
         "norelatime": "as relatime",
         "nostrictatime": "as relatime",
     },
