@@ -12,15 +12,16 @@ nothing helps for symlinks.
 Rejected: O_NOATIME alone, for what was just said; copies with all that is mounted below, which would hold other file
 systems that nobody asked for; setting times back, which moves the time of change.
 
-Listings of an upper directory are noted when a user asks for them (`listing`), never when the union looks around.
+Listings of an upper directory are noted when a user asks for them (`readdir.asked_for`), never when the union looks
+around.
 
 Source: Linux fs/overlayfs/super.c, ovl_get_upper() and ovl_get_layers(); fs/inode.c, relatime_need_update().
 """
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,6 @@ from unionfs.linux.mount import children
 
 if TYPE_CHECKING:
     from unionfs.core.files import OpenFile
-    from unionfs.core.layer import Place
 
 __all__ = ["Noting", "own_mounts"]
 
@@ -137,16 +137,3 @@ class Noting:
             return True
         st = os.fstat(opened.fd)
         return st.st_atime_ns <= max(st.st_mtime_ns, st.st_ctime_ns) or time.time_ns() - st.st_atime_ns >= _DAY_NS
-
-    @contextmanager
-    def listing(self, place: "Place") -> Iterator[None]:
-        """The top directory of a listing that a user has asked for, for the length of the block."""
-        if not self.directories or not place.layer.writable:
-            yield
-            return
-        fd = place.fd()
-        at.set_noticed(fd, noticed=True)
-        try:
-            yield
-        finally:
-            at.set_noticed(fd, noticed=False)

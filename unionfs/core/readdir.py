@@ -22,8 +22,9 @@ from unionfs.core.nodes import Dir
 from unionfs.core.request import DirEntry
 from unionfs.core.state import State
 from unionfs.errors import FSError
+from unionfs.linux import at
 
-__all__ = ["OpenDirectory", "has_names", "merged", "snapshot"]
+__all__ = ["OpenDirectory", "asked_for", "has_names", "merged", "snapshot"]
 
 _DIRECTORY: Final = stat.S_IFDIR >> 12
 _FILE: Final = stat.S_IFREG >> 12
@@ -40,6 +41,19 @@ class OpenDirectory:
         self.node = node
         self.entries: list[DirEntry] | None = None
         """None until it is first read."""
+
+
+def asked_for(state: State, node: Dir) -> list[DirEntry]:
+    """Return the listing of *node* to a user; in the upper layer this is noted as the options say."""
+    place = node.places[0]
+    if not state.noting.directories or not place.layer.writable or node.is_gone:
+        return snapshot(state, node)
+    fd = place.fd()
+    at.set_noticed(fd, noticed=True)
+    try:
+        return snapshot(state, node)
+    finally:
+        at.set_noticed(fd, noticed=False)
 
 
 def snapshot(state: State, node: Dir) -> list[DirEntry]:

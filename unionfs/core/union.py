@@ -352,8 +352,7 @@ class Union:
         """
         opened = self._directory(fh)
         if opened.entries is None or offset == 0:
-            with self._state.noting.listing(opened.node.places[0]):
-                opened.entries = readdir.snapshot(self._state, opened.node)
+            opened.entries = readdir.asked_for(self._state, opened.node)
         return opened.entries
 
     def _directory(self, fh: int) -> OpenDirectory:
