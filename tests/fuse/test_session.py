@@ -12,6 +12,7 @@ import pytest
 
 from unionfs.core.config import Config
 from unionfs.core.mountoptions import MountOptions
+from unionfs.errors import MountError
 from unionfs.fuse import session
 
 
@@ -40,3 +41,16 @@ def test_trio_waits_for_nobody_where_a_signal_is_there(monkeypatch: pytest.Monke
 
 def test_trio_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 10 < moments(monkeypatch, itertools.count(), set()) < 1000
+
+
+@pytest.mark.parametrize("kind", ["lower", "data", "upper", "work"])
+def test_no_place_inside_a_layer_is_mounted_on(tmp_path: Path, kind: str) -> None:
+    for name in ("lower", "data", "upper", "work"):
+        (tmp_path / name / "inside").mkdir(parents=True)
+        (tmp_path / f"{name}-beside").mkdir()
+    config = Config(
+        lower=(tmp_path / "lower",), data_only=(tmp_path / "data",), upper=tmp_path / "upper", work=tmp_path / "work"
+    )
+    with pytest.raises(MountError, match=f"inside the layer {tmp_path / kind},"):
+        session.check_mountpoint(tmp_path / kind / "inside", config)
+    session.check_mountpoint(tmp_path / f"{kind}-beside", config)

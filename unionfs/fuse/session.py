@@ -244,7 +244,6 @@ class _Served:
             if not message:
                 log.warning("the supervisor has died; if this daemon dies too, the mount is lost")
                 self._record = replace(self._record, supervisor=None)
-                self._link = None
                 self._remember()
                 return
             await trio.to_thread.run_sync(self._engine.finish)
