@@ -42,7 +42,6 @@ _ATTRIBUTES: Final = {
 
 _DAY_NS: Final = 86_400 * 1_000_000_000
 _ST_NOATIME: Final = 0x400
-_ST_NODIRATIME: Final = 0x800
 _ST_RELATIME: Final = 0x1000
 """Source: statvfs(3), f_flag."""
 
@@ -58,10 +57,8 @@ def own_mounts(config: Config, fds: Sequence[int], *, has_upper: bool) -> None:
     wanted = _ATTRIBUTES[AccessTimes.NOATIME if config.read_only else config.access_times]
     with suppress(OSError):  # a kernel that does not number its mounts
         groups = [(each, ownmount.NOATIME | ownmount.RDONLY) for each in _by_mount(lower).items()]
-        together = _by_mount(upper)
-        if len(together) == 1:
-            attributes = wanted | (ownmount.NODIRATIME if config.nodiratime else 0)
-            groups += ((each, attributes) for each in together.items())
+        attributes = wanted | (ownmount.NODIRATIME if config.nodiratime else 0)
+        groups += ((each, attributes) for each in _by_mount(upper).items())
         others = children()
         for (number, group), attributes in groups:
             with suppress(OSError):  # we may not mount here, or the kernel is old
@@ -124,7 +121,7 @@ class Noting:
         notes = config.access_times is not AccessTimes.NOATIME and not config.read_only
         return cls(
             files=notes and not flags & _ST_NOATIME,
-            directories=notes and not config.nodiratime and not flags & (_ST_NOATIME | _ST_NODIRATIME),
+            directories=notes and not config.nodiratime,
             always=notes and not flags & (_ST_NOATIME | _ST_RELATIME),
             elsewhere=not notes and not flags & _ST_NOATIME,
         )
