@@ -282,8 +282,21 @@ def test_a_symlink_to_the_mountpoint_does_as_well(stack: Stack) -> None:
 
 
 def test_a_mount_that_another_one_covers_is_left_alone(stack: Stack) -> None:
+    """Also where that one has got the number of a union which is gone, while its daemon is still on its way out."""
     stack.mount()
     mount("tmpfs", str(stack.merged), "tmpfs", 0, "size=64k")
+    device = os.stat(stack.merged).st_dev
+    leaving = state.Record(
+        pid=os.getpid(),
+        started=state.started(os.getpid()) or 0,
+        mountpoint="/elsewhere",
+        device=f"{os.major(device)}:{os.minor(device)}",
+        engine=stack.engine,
+        lower=[],
+    )
+    directory = stack.directory / "runtime" / "unionfs"
+    directory.mkdir(exist_ok=True)
+    leaving.write(directory)
     done = stack.run("umount", stack.merged)
     assert done.returncode == 1
     assert "another mount covers it" in done.stderr

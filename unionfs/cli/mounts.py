@@ -68,6 +68,8 @@ def find(mountpoint: Path | None = None) -> list[Mounted]:
     recorded = list(state.read_all())
     found = []
     for mount in kernel.mounts():
+        if not mount.type.startswith("fuse"):  # it may have the number of a mount that is gone
+            continue
         directory, record = _recorded(mount, recorded)
         if record is None and mount.type != "fuse.unionfs":
             continue
