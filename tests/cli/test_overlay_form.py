@@ -10,6 +10,7 @@ import pytest
 
 from tests.mounting import PATIENCE_S, ROOT, Stack, eventually
 from unionfs.linux.mount import Mount, mount, mounts, umount
+from unionfs.testing import disk
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -201,6 +202,14 @@ def test_mount8_names_what_is_to_stay_and_nothing_else(dirs: Stack) -> None:
     assert dirs.run("none", dirs.merged, "-o", "rw,relatime,remount", program="overlay").returncode == 0
     assert shown(dirs).options == "rw,relatime"
     assert (dirs / "link").read_text() == "top\n"
+
+
+def test_what_is_no_union_is_not_remounted(dirs: Stack) -> None:
+    with disk.in_memory() as memory:
+        done = dirs.run(memory, "-o", "remount,ro", program="overlay")
+        assert done.returncode == 1
+        assert "cannot be remounted; because what is mounted there is tmpfs" in done.stderr
+        (memory / "new").touch()
 
 
 def test_what_is_not_named_stays(dirs: Stack) -> None:

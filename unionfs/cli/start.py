@@ -95,6 +95,8 @@ def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:
     found = [mount for mount in kernel.mounts() if mount.mountpoint == place]
     if not found:
         raise MountError(f"{mountpoint}: it cannot be remounted; because nothing is mounted there")
+    if not found[-1].type.startswith("fuse"):
+        raise MountError(f"{mountpoint}: it cannot be remounted; because what is mounted there is {found[-1].type}")
     from unionfs.fuse import state
 
     opened_read_only = {record.device for _, record in state.read_all() if record.read_only}
