@@ -20,7 +20,8 @@ import os
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
 
 from unionfs.core.jobs import Deferred, Job
 from unionfs.fuse import wire
@@ -28,9 +29,6 @@ from unionfs.fuse.follow import Follower
 from unionfs.fuse.protocol import MAX_WRITE, UNANSWERED, Opcode
 from unionfs.fuse.requests import Head, Requests
 from unionfs.fuse.splicing import Span, Splicer
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["BUFFER_SIZE", "Server"]
 
@@ -78,8 +76,7 @@ class Server:
         self._buffer = bytearray(BUFFER_SIZE)
         self._counts: dict[int, int] = dict.fromkeys(map(int, Opcode), 0)
         self._waiting: dict[Job, list[_Waiting]] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        """None before the first job."""
+        self._pool = ThreadPoolExecutor(_WORKERS, "unionfs job")
         self._stopped = False
 
     def statistics(self) -> dict[str, int]:
@@ -212,10 +209,6 @@ class Server:
             waiting.append(request)
             return
         self._waiting[job] = [request]
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._pool = ThreadPoolExecutor(_WORKERS, "unionfs job")
         self._pool.submit(self._work, job)
 
     def _work(self, job: Job) -> None:
