@@ -166,7 +166,7 @@ def test_statistics_can_be_asked_for(stack: Stack) -> None:
 
 def test_the_keys_of_mounts_are_stable(stack: Stack) -> None:
     """Those of a mount without a record, too, which is all that is left of a daemon that was killed."""
-    stack.mount()
+    stack.mount("--no-supervise")
     live = stack.record().keys()
     os.kill(stack.pid, signal.SIGKILL)
     eventually(lambda: stack.record()["state"] == "dead")
@@ -222,7 +222,7 @@ def test_the_upper_of_a_live_mount_is_refused(stack: Stack, tmp_path: Path) -> N
 
 
 def test_a_killed_daemon_leaves_a_mount_that_says_so_and_can_be_replaced(stack: Stack) -> None:
-    stack.mount()
+    stack.mount("--no-supervise")
     (stack / "kept").write_text("kept")
     pid = stack.pid
     os.kill(pid, signal.SIGKILL)
@@ -306,10 +306,10 @@ def test_a_mount_that_another_one_covers_is_left_alone(stack: Stack) -> None:
 
 def test_nothing_is_left_in_the_runtime_directory(stack: Stack) -> None:
     stack.mount()
-    pid = stack.pid
-    assert list(Path("/run/unionfs").glob(f"{pid}.*"))
+    lives_by = stack.record()["supervisor"] or stack.pid
+    assert list(Path("/run/unionfs").glob(f"{lives_by}.*"))
     stack.unmount()
-    assert not list(Path("/run/unionfs").glob(f"{pid}.*"))
+    assert not list(Path("/run/unionfs").glob(f"{lives_by}.*"))
 
 
 def test_a_mount_in_place_of_its_own_layer(stack: Stack) -> None:

@@ -26,8 +26,8 @@ import ctypes, importlib, os, pathlib, subprocess, sys
 for name in ("argparse", "tempfile", "traceback", "encodings.idna", "json", "difflib", "trio", "pyfuse3",
              "unionfs.cli.main", "unionfs.cli.overlay", "unionfs.cli.mount", "unionfs.cli.umount", "unionfs.cli.mounts",
              "unionfs.cli.start", "unionfs.fuse.session", "unionfs.fuse.daemon", "unionfs.fuse.logfile",
-             "unionfs.fuse.direct", "unionfs.fuse.pyfuse3_engine", "unionfs.fuse.fusermount", "unionfs.core.union",
-             "logging.handlers", "concurrent.futures.thread"):
+             "unionfs.fuse.direct", "unionfs.fuse.takeover", "unionfs.fuse.noting", "unionfs.fuse.pyfuse3_engine",
+             "unionfs.fuse.fusermount", "unionfs.core.union", "logging.handlers"):
     importlib.import_module(name)
 from unionfs.cli.main import main
 os.setgroups([])

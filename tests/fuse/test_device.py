@@ -42,7 +42,7 @@ def test_names_are_as_given(stack: Stack) -> None:
 
 @pytest.mark.root
 def test_with_auto_unmount_a_killed_daemon_leaves_no_mount(stack: Stack) -> None:
-    stack.mount("-o", "auto_unmount,fsname=given")
+    stack.mount("-o", "auto_unmount,fsname=given,supervise=off")
     assert kind(stack) == ("fuse.unionfs", "given")
     assert (stack / "base").read_text() == "base\n"
     os.kill(stack.pid, signal.SIGKILL)

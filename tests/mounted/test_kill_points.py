@@ -247,7 +247,7 @@ class Trial:
         stack.environment |= self._killer.environment | {"PYTHONPATH": f"{stack.directory}:{ROOT}"}
 
     def mount(self) -> None:
-        self._stack.mount("--supervise", "-o", OPTIONS)
+        self._stack.mount("-o", OPTIONS)
         self._kills = 0
 
     def attempt(self, case: Case, place: Path, steps: tuple[int, int] | None) -> bool:

@@ -54,7 +54,7 @@ def leftovers(stack: Stack) -> list[str]:
     ("how", "kills"), [("unionfs", 0), ("unionfs", 1), ("umount", 1), ("lazily", 0), ("server", 1), ("supervisor", 0)]
 )
 def test_both_end_with_the_mount(stack: Stack, how: str, kills: int) -> None:
-    stack.mount("--supervise")
+    stack.mount()
     supervisor, server = processes(stack)
     for _ in range(kills):
         os.kill(server, signal.SIGKILL)
@@ -95,7 +95,7 @@ def test_both_are_fit_for_it(stack: Stack) -> None:
     """They hold nothing of their caller, not even his limit; only root and their user may ask for a restart."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with few_descriptors():
-        stack.mount("--supervise")
+        stack.mount()
     supervisor, server = processes(stack)
     os.kill(server, signal.SIGKILL)
     eventually(lambda: stack.server().restarts == 1)
@@ -117,7 +117,7 @@ def mount_fragile(stack: Stack) -> None:
         f"import os, sys\nif os.path.exists({str(stack.directory / 'now')!r}): os._exit(9)\n"
     )
     stack.environment["PYTHONPATH"] = f"{broken}:{Path(__file__).parents[2]}"
-    stack.mount("--supervise")
+    stack.mount()
 
 
 def test_a_crash_loop_ends(stack: Stack) -> None:
@@ -154,7 +154,7 @@ def test_a_new_version_that_does_not_start_changes_nothing(stack: Stack) -> None
 
 @pytest.mark.root
 def test_auto_unmount_waits_for_the_supervisor(stack: Stack) -> None:
-    stack.mount("--supervise", "-o", "auto_unmount")
+    stack.mount("-o", "auto_unmount")
     supervisor, server = processes(stack)
     os.kill(server, signal.SIGKILL)
     eventually(lambda: stack.server().restarts == 1)
@@ -165,7 +165,7 @@ def test_auto_unmount_waits_for_the_supervisor(stack: Stack) -> None:
 
 
 def test_without_its_supervisor_the_server_goes_on(stack: Stack) -> None:
-    stack.mount("--supervise")
+    stack.mount()
     supervisor, server = processes(stack)
     os.kill(supervisor, signal.SIGKILL)
     eventually(lambda: stack.server().supervisor is None)
@@ -177,7 +177,7 @@ def test_without_its_supervisor_the_server_goes_on(stack: Stack) -> None:
 
 
 def test_a_layer_stays_locked(stack: Stack) -> None:
-    stack.mount("--supervise")
+    stack.mount()
     os.kill(processes(stack)[1], signal.SIGKILL)
     other = stack.directory / "other"
     other.mkdir()
@@ -198,15 +198,24 @@ def test_what_cannot_be_supervised_says_so(stack: Stack, words: list[str], why: 
     assert not stack.is_mounted()
 
 
+@pytest.mark.parametrize("words", [["--engine", "pyfuse3"], ["--no-supervise"], ["-o", "supervise=off"]])
+def test_a_mount_has_no_supervisor_that_cannot_or_shall_not(stack: Stack, words: list[str]) -> None:
+    stack.mount(*words)
+    server = stack.server()
+    assert server.supervisor is None
+    os.kill(server.pid, signal.SIGKILL)
+    eventually(lambda: stack.record()["state"] == "dead")
+
+
 @pytest.mark.parametrize(
-    ("engine", "why"),
+    ("words", "why"),
     [
-        ("pyfuse3", "pyfuse3 cannot take over a mount that it did not make"),
-        ("direct", "nobody supervises it; try: unmount, then mount with -o supervise"),
+        (["--engine", "pyfuse3"], "pyfuse3 cannot take over a mount that it did not make"),
+        (["--no-supervise"], "nobody supervises it; try: unmount, then mount in the background, without supervise=off"),
     ],
 )
-def test_what_cannot_be_restarted_says_so(stack: Stack, engine: str, why: str) -> None:
-    stack.mount("--engine", engine)
+def test_what_cannot_be_restarted_says_so(stack: Stack, words: list[str], why: str) -> None:
+    stack.mount(*words)
     done = stack.run("restart", stack.merged)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"unionfs: error: {stack.merged}: it cannot be restarted; because {why}\n"

@@ -33,7 +33,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     result = Stack(tmp_path, engine="direct")
     (result.base / "big").write_bytes(os.urandom(SIZE))
     (result.base / "directory" / "f").write_text("below\n")
-    result.mount("--supervise")
+    result.mount()
     yield result
     result.end()
 
@@ -228,7 +228,7 @@ def test_a_union_that_cannot_change_goes_on(tmp_path: Path) -> None:
     """Nobody tells the server of opens there: the kernel opens files by itself."""
     stack = Stack(tmp_path, engine="direct")
     (stack.base / "big").write_bytes(os.urandom(SIZE))
-    done = stack.run("mount", "--supervise", "--lower", stack.top, "--lower", stack.base, stack.merged)
+    done = stack.run("mount", "--lower", stack.top, "--lower", stack.base, stack.merged)
     assert (done.returncode, done.stderr) == (0, "")
     try:
         with (stack / "big").open("rb", buffering=0) as file, os.scandir(stack.merged) as entries:

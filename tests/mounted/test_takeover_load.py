@@ -76,7 +76,7 @@ def archive(directory: Path) -> Path:
 @pytest.mark.parametrize("ends", [["kill"] * KILLS, ["kill", "restart"]], ids=["killed", "restarted"])
 def test_untar(stack: Stack, ends: list[str]) -> None:
     tar = archive(stack.directory)
-    stack.mount("--supervise")
+    stack.mount()
     outlives(stack, ["tar", "xf", str(tar)], ends)
     same(stack.directory / "source", stack / "source")
     stack.unmount()
@@ -110,7 +110,7 @@ def test_build(stack: Stack) -> None:
     shutil.copytree(stack.base / "program", stack.directory / "beside")
     make = ["make", "-s", "-j2", "CC=gcc -frandom-seed=1", "-C"]
     subprocess.run([*make, stack.directory / "beside"], check=True)
-    stack.mount("--supervise")
+    stack.mount()
     outlives(stack, [*make, "program"], ["kill"] * KILLS)
     assert int(subprocess.check_output([stack / "program" / "program"])) == sum(range(UNITS)) + UNITS
     same(stack.directory / "beside", stack / "program")

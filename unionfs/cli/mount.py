@@ -47,7 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--work", type=Path, metavar="DIR", help="an empty directory on the file system of --upper")
     add("--ro", action="store_true", help="no changes, even with --upper")
     add("--engine", choices=["auto", "direct", "pyfuse3"], help="who speaks with the kernel")
-    add("--supervise", action="store_true", help="let another daemon go on when the one that serves the mount dies")
+    add(
+        "--supervise",
+        action=argparse.BooleanOptionalAction,
+        help="let another daemon go on when the one that serves the mount dies; the default where it can",
+    )
     add("-o", dest="options", action="append", default=[], metavar="OPTION,...", help="more options")
     add("-f", "--foreground", action="store_true", help="stay in the foreground")
     add("--rw", nargs="?", const="", metavar="NAME", help="of an image: writable, the changes are kept under NAME")
@@ -66,8 +70,8 @@ def run(args: argparse.Namespace) -> Exit:
         read("ro", reading)
     if args.engine:
         read(f"engine={args.engine}", reading)
-    if args.supervise:
-        read("supervise", reading)
+    if args.supervise is not None:
+        read(f"supervise={'on' if args.supervise else 'off'}", reading)
     stacked = bool(reading.lower or reading.data_only or named["upper"] or named["work"])
     if not args.places:
         if reading == Reading() and not args.foreground:

@@ -1,8 +1,8 @@
 """Upgrade in place: another process, with the program that is installed now, serves each of the mounts.
 
 Processes with open files go on; their requests wait for about as long as unionfs takes to start. A new process that
-does not start leaves the old one where it is. It takes a supervisor, which mounts by the direct engine have that
-were made with --supervise or -o supervise.
+does not start leaves the old one where it is. It takes a supervisor: mounts by the direct engine have one from
+Linux 6.9 on, unless they were made in the foreground or with supervise=off.
 """
 
 import argparse
@@ -74,4 +74,8 @@ def restart(mounted: mounts.Mounted) -> dict[str, Any]:
 
 def _why_not(record: "Record") -> str:
     unfit = supervisor.unfit(record.engine)
-    return f"{unfit}" if unfit else "nobody supervises it; try: unmount, then mount with -o supervise"
+    return (
+        f"{unfit}"
+        if unfit
+        else "nobody supervises it; try: unmount, then mount in the background, without supervise=off"
+    )

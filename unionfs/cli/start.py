@@ -68,20 +68,22 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
 
 
 def splitter(options: MountOptions, *, foreground: bool, on_start: Callable[[], None]) -> "supervisor.Splitter | None":
-    """Return what gives the daemon a supervisor; None where none is asked for.
+    """Return what gives the daemon a supervisor; None if it shall have none, or none was asked for and it cannot.
 
     Raises:
-        MountError: it cannot have one.
+        MountError: it shall have one, and cannot.
     """
-    if not options.supervise:
+    if options.supervise is False:
         return None
     from unionfs.fuse import supervisor
 
     why_not = supervisor.unfit(options.engine)
     if foreground:
         why_not = "whoever started a daemon in the foreground watches it himself"
-    if why_not:
+    if why_not and options.supervise:
         raise MountError(f"the mount cannot be supervised; because {why_not}")
+    if why_not:
+        return None
     return supervisor.Splitter(on_start)
 
 

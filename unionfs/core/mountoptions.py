@@ -58,8 +58,8 @@ class MountOptions:
     """Seconds for which the kernel need not ask again for a name that does not exist."""
     follow: bool = True
     """The direct engine moves to the requester's CPU."""
-    supervise: bool = False
-    """A supervisor lets another daemon go on if this one dies."""
+    supervise: bool | None = None
+    """A supervisor lets another daemon go on if this one dies; None: where that is possible."""
     auto_unmount: bool = False
     """Something outlives the daemon and unmounts when it dies."""
     remount: bool = False

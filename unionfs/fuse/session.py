@@ -133,9 +133,11 @@ class Session:
 
     def _handed_over(self, engine: Engine, record: state.Record, link: "Link") -> state.Record:
         """Have the mount kept; return the record that says so."""
-        record = replace(record, supervisor=link.supervisor, supervisor_started=link.started)
-        why_not = engine.hand_over(link, record)
-        if why_not is not None:
+        supervised = replace(record, supervisor=link.supervisor, supervisor_started=link.started)
+        why_not = engine.hand_over(link, supervised)
+        if why_not is None:
+            return supervised
+        if self.options.supervise:
             raise MountError(f"{self.mountpoint}: the mount cannot be supervised; because {why_not}")
         return record
 
