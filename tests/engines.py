@@ -31,9 +31,10 @@ PYFUSE3_LACKS: Final = {
 
 @contextmanager
 def backends() -> Iterator[dict[str, Backend]]:
-    """Start a zygote, and give a `Backend` for each engine."""
+    """Start a zygote, and give a `Backend` for each engine, supervised if it can be, as mounts are by default."""
     zygote = Zygote()
+    more = {"direct": "supervise=on"}
     try:
-        yield {engine: partial(fuse, engine=engine, launch=zygote.launch) for engine in ENGINES}
+        yield {name: partial(fuse, engine=name, more=more.get(name, ""), launch=zygote.launch) for name in ENGINES}
     finally:
         zygote.close()

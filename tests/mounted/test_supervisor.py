@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import Stack, eventually
+from tests.mounting import PATIENCE_S, ROOT, Stack, eventually
 from unionfs.fuse import state
 from unionfs.fuse.takeover import control_socket
 
@@ -185,15 +185,9 @@ def test_a_layer_stays_locked(stack: Stack) -> None:
     assert (done.returncode, "in use" in done.stderr) == (1, True), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["--engine", "pyfuse3"], "pyfuse3 cannot take over a mount that it did not make"),
-        (["-f"], "whoever started a daemon in the foreground watches it himself"),
-    ],
-)
-def test_what_cannot_be_supervised_says_so(stack: Stack, words: list[str], why: str) -> None:
-    done = stack.run("mount", *stack.arguments, "--supervise", *words, stack.merged)
+def test_what_cannot_be_supervised_says_so(stack: Stack) -> None:
+    done = stack.run("mount", *stack.arguments, "--supervise", "--engine", "pyfuse3", stack.merged)
+    why = "pyfuse3 cannot take over a mount that it did not make"
     assert (done.returncode, done.stderr) == (1, f"unionfs: error: the mount cannot be supervised; because {why}\n")
     assert not stack.is_mounted()
 
@@ -219,6 +213,29 @@ def test_what_cannot_be_restarted_says_so(stack: Stack, words: list[str], why: s
     done = stack.run("restart", stack.merged)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"unionfs: error: {stack.merged}: it cannot be restarted; because {why}\n"
+
+
+def test_in_the_foreground_a_mount_is_supervised_if_that_is_asked_for(stack: Stack) -> None:
+    command = stack.command("mount", *stack.arguments, "--foreground", "--supervise", stack.merged)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **stack.environment}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        eventually(lambda: stack.is_mounted() and stack.record()["state"] == "live")
+        supervisor, server = processes(stack)
+        assert supervisor == process.pid
+        os.kill(server, signal.SIGKILL)
+        eventually(lambda: stack.server().restarts == 1)
+        assert (stack / "base").read_text() == "base\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert f"the server {server} has died (-9); another one takes over" in said
+    assert not stack.is_mounted()
+    assert leftovers(stack) == []
+
+
+def test_in_the_foreground_a_supervised_mount_says_why_it_cannot_be(stack: Stack) -> None:
+    done = stack.run("mount", "-f", "--supervise", "--lower", stack.base, stack.directory / "absent")
+    assert (done.returncode, "there is no such directory to mount on" in done.stderr) == (1, True), done.stderr
 
 
 def test_only_mounts_are_restarted(stack: Stack) -> None:

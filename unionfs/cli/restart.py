@@ -2,7 +2,7 @@
 
 Processes with open files go on; their requests wait for about as long as unionfs takes to start. A new process that
 does not start leaves the old one where it is. It takes a supervisor: mounts by the direct engine have one from
-Linux 6.9 on, unless they were made in the foreground or with supervise=off.
+Linux 6.9 on, unless they were made with supervise=off, or in the foreground without supervise=on.
 """
 
 import argparse

@@ -52,6 +52,8 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
         session.run(ready, split.link if split is not None else None)
 
     if foreground:
+        if split is not None:
+            split()
         serve(on_ready)
         return Exit.OK
 
@@ -73,18 +75,16 @@ def splitter(options: MountOptions, *, foreground: bool, on_start: Callable[[], 
     Raises:
         MountError: it shall have one, and cannot.
     """
-    if options.supervise is False:
-        return None
+    if options.supervise is False or (foreground and not options.supervise):
+        return None  # whoever starts a daemon in the foreground watches it himself
     from unionfs.fuse import supervisor
 
     why_not = supervisor.unfit(options.engine)
-    if foreground:
-        why_not = "whoever started a daemon in the foreground watches it himself"
     if why_not and options.supervise:
         raise MountError(f"the mount cannot be supervised; because {why_not}")
     if why_not:
         return None
-    return supervisor.Splitter(on_start)
+    return supervisor.Splitter(on_start if not foreground else None)
 
 
 def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:

@@ -126,8 +126,11 @@ def receive(end: socket.socket) -> tuple[bytes, list[int]]:
 class Splitter:
     """Becomes two processes: the supervisor, and the one that goes on and is supervised."""
 
-    def __init__(self, on_start: Callable[[], None]) -> None:
-        """*on_start* is called in the supervisor, once it holds nothing of its caller."""
+    def __init__(self, on_start: Callable[[], None] | None) -> None:
+        """*on_start* is called in the supervisor, once it has let go of what it was started with.
+
+        With None it keeps all of that, and is in the foreground.
+        """
         self._on_start = on_start
         self.link: Link | None = None
         """How the supervised process reaches the other one."""
@@ -149,10 +152,12 @@ class Splitter:
         status = 1
         try:
             gc.disable()
-            let_go(ours.fileno())
+            if self._on_start is not None:
+                let_go(ours.fileno())
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            self._on_start()
+            if self._on_start is not None:
+                self._on_start()
             status = Supervisor(Server(pid, ours)).run()
         except BaseException:
             log.exception("the supervisor ends because of an error")
