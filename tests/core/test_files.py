@@ -9,7 +9,7 @@ import pytest
 from tests.core.conftest import Stacks
 from tests.core.stacks import ME, PAST, Stack, symlink
 from unionfs.core.files import KEPT
-from unionfs.core.request import NOW, Changes
+from unionfs.core.request import NOW, Caller, Changes
 
 # readers
 
@@ -141,6 +141,17 @@ def test_a_nameless_file_gets_a_name_by_a_link(stack: Stacks) -> None:
     assert s.stat("new").st_nlink == 2
     s.remount()
     assert s.id("new") == s.id("gone")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", [0o2755, 0o4755, 0o6755, 0o1640])
+def test_a_nameless_file_of_somebody_else_has_the_mode_asked_for(stack: Stacks, mode: int) -> None:
+    """Giving it to him takes the set-id bits away, as every chown does."""
+    s = stack({})
+    node, st, fh = s.union.tmpfile(1, mode, os.O_RDWR, Caller(7, 8))
+    s.seen(node)
+    s.opened(fh)
+    assert (stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid) == (mode, 7, 8)
 
 
 def test_a_nameless_file_may_be_the_first_thing_in_a_lower_directory(stack: Stacks) -> None:

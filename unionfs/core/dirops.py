@@ -244,6 +244,8 @@ def tmpfile(state: State, parent: Dir, mode: int, flags: int, caller: Caller) ->
         elif (caller.uid, caller.gid) != (upper.uid, upper.gid):
             inherits_group = stat.S_ISGID & os.fstat(place.fd()).st_mode
             os.fchown(fd, caller.uid, -1 if inherits_group else caller.gid)
+            if mode & (stat.S_ISUID | stat.S_ISGID):  # chown has cleared them
+                os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | mode & (stat.S_ISUID | stat.S_ISGID))
         st = os.fstat(fd)
     except BaseException:
         os.close(fd)
