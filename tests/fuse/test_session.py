@@ -2,6 +2,8 @@
 
 import itertools
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,3 +56,13 @@ def test_no_place_inside_a_layer_is_mounted_on(tmp_path: Path, kind: str) -> Non
     with pytest.raises(MountError, match=f"inside the layer {tmp_path / kind},"):
         session.check_mountpoint(tmp_path / kind / "inside", config)
     session.check_mountpoint(tmp_path / f"{kind}-beside", config)
+
+
+def test_a_process_that_is_about_to_serve_is_not_ended_by_who_asks_for_counts(project: Path) -> None:
+    """Nor does it take bits from the modes that it is asked for."""
+    code = (
+        "import os, signal; from unionfs.fuse.session import prepare\n"
+        "os.umask(0o77); prepare(); os.kill(os.getpid(), signal.SIGUSR1); print('alive', os.umask(0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=project)
+    assert (done.returncode, done.stdout) == (0, "alive 0\n")
