@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import unionfs
 from benchmarks.bases import BASES, base
 from benchmarks.contenders import Contender, all_contenders
 from benchmarks.measure import Failed, interleaved, measured
@@ -36,6 +38,7 @@ def main(rows: Sequence[Row], question: str, argv: Sequence[str] | None = None) 
     wanted = [row for row in rows if not options.rows or any(text in row.name for text in options.rows.split(","))]
     about = {"shown": "CPU time" if options.cpu else "elapsed time", "base": options.base, "pinned": options.pin}
     results = Results({**about, "rounds": options.rounds, **machine()}, missing=missing, by_cpu=options.cpu)
+    compileall.compile_dir(Path(unionfs.__file__).parent, quiet=2)  # as an installation does
     with base(options.base) as place, stoppable():
         run_rows(results, wanted, contenders, (place, options.rounds, options.scale))
     path = (

@@ -367,7 +367,7 @@ _TABLE: Final = (
     Option("engine", "auto, direct, pyfuse3: who speaks with the kernel", _mount("engine", _engine)),
     Option(
         "supervise",
-        "on, off: another daemon goes on when this one dies, and `unionfs restart` upgrades it; on where it can",
+        "on, off: another daemon goes on when this one dies or is restarted; on where it can",
         _mount("supervise", _switch),
         "on",
     ),
