@@ -128,9 +128,11 @@ class Gate:
     def __init__(self, error: OSError | None = None) -> None:
         self.started, self.may_end = threading.Event(), threading.Event()
         self.error = error
-        self.job = Job(self._work)
+        self.job = Job(self.work)
+        self.thread = 0
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        self.thread = threading.get_ident()
         self.started.set()
         assert self.may_end.wait(20)
         if self.error:
@@ -160,6 +162,34 @@ def test_a_job_that_fails_fails_those_who_wait(kernel: Kernel) -> None:
     unique = open_for_writing(kernel)
     gate.may_end.set()
     assert kernel.receive()[:2] == (unique, errno.ENOSPC)
+
+
+def test_jobs_run_at_once_and_the_next_one_in_a_thread_that_is_there(kernel: Kernel) -> None:
+    threads: list[set[int]] = []
+    for _ in range(2):
+        gates = [Gate(), Gate()]
+        waiting = set()
+        for gate in gates:
+            kernel.union.slow = [gate.job]
+            waiting.add(open_for_writing(kernel))
+            assert gate.started.wait(20)
+        for gate in gates:
+            gate.may_end.set()
+        assert {kernel.receive()[0] for _ in gates} == waiting
+        threads.append({gate.thread for gate in gates})
+    assert len(threads[0]) == 2
+    assert threads[0] == threads[1]
+
+
+def test_a_job_that_ends_after_the_union_was_left_touches_it_no_more(kernel: Kernel) -> None:
+    gate, finished = Gate(), threading.Event()
+    gate.job = Job(gate.work, lambda _error: finished.set())
+    kernel.union.slow = [gate.job]
+    open_for_writing(kernel)
+    assert gate.started.wait(20)
+    kernel.server.stop()
+    gate.may_end.set()
+    assert not finished.wait(0.2)
 
 
 def test_an_ordinary_signal_does_not_end_the_waiting(kernel: Kernel) -> None:

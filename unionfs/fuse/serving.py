@@ -4,11 +4,11 @@ One thread does that, and blocks in readv(2): a reader that already sleeps in th
 request comes costs one wake-up; one that is woken through epoll costs two more system calls, and
 `trio` around it more than the request itself.
 
-Jobs (the copy-up of a big file, an fsync) run in threads of a pool; not trio's, because a first job right
-after the mount would wait for its import. The worker that has run one also finishes it in the union's tables
+Jobs (the copy-up of a big file, an fsync) run in other threads, which are kept; not trio's, because a first job right
+after the mount would wait for its import. The thread that has run one also finishes it in the union's tables
 and answers the requests that waited for it: nobody has to wake the reading thread, which could not be woken in
 its readv anyway. So "the union's own thread" is whoever holds `Server.lock`: the reader from one readv to the
-next, a worker for the end of its job.
+next, a job's for its end. No job is waited for when the program ends: what it has not published is not there.
 
 Whatever harm a request comes to, it is answered with an errno, and the loop goes on. It ends when
 the mount does.
@@ -20,7 +20,7 @@ import os
 import struct
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from unionfs.core.jobs import Deferred, Job
@@ -44,9 +44,6 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 _ONE_WRITE: Final = 8192
 """Bytes up to which putting a body behind its header is cheaper than writing a vector of both."""
 _SIGKILL: Final = 1 << 8
-
-_WORKERS: Final = 40
-"""Jobs at once; the others wait."""
 
 PATIENCE_S: Final = 10.0
 POLL_S: Final = 0.005
@@ -76,7 +73,10 @@ class Server:
         self._buffer = bytearray(BUFFER_SIZE)
         self._counts: dict[int, int] = dict.fromkeys(map(int, Opcode), 0)
         self._waiting: dict[Job, list[_Waiting]] = {}
-        self._pool = ThreadPoolExecutor(_WORKERS, "unionfs job")
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        """Those that no thread runs yet."""
+        self._idle = 0
+        """Threads that wait for one. Under `lock`, as everything here."""
         self._stopped = False
 
     def statistics(self) -> dict[str, int]:
@@ -209,21 +209,30 @@ class Server:
             waiting.append(request)
             return
         self._waiting[job] = [request]
-        self._pool.submit(self._work, job)
+        self._jobs.put(job)
+        if self._idle:
+            self._idle -= 1
+        else:
+            threading.Thread(target=self._work, name="unionfs job", daemon=True).start()
 
-    def _work(self, job: Job) -> None:
+    def _work(self) -> None:
+        """Run jobs, one after the other, in a thread of their own."""
         if self._follower is not None:
-            self._follower.leave()  # the thread may have been started on the reader's CPU, with its priority
-        error = None
-        try:
-            job.run()
-        except BaseException as exc:  # noqa: BLE001 - for `Job.finish`, whatever it is
-            error = exc
-        self._finish(job, error)
+            self._follower.leave()  # it was started on the reader's CPU, with its priority
+        while True:
+            job, error = self._jobs.get(), None
+            try:
+                job.run()
+            except BaseException as exc:  # noqa: BLE001 - for `Job.finish`, whatever it is
+                error = exc
+            self._finish(job, error)
 
     def _finish(self, job: Job, error: BaseException | None) -> None:
-        """Finish *job* and answer those who waited; on the worker thread that ran it."""
+        """Finish *job* and answer those who waited; on the thread that ran it."""
         with self.lock:
+            self._idle += 1
+            if self._stopped:
+                return
             waiting = self._waiting.pop(job)
             failed = 0
             try:
