@@ -1,5 +1,6 @@
 """What a session does between its mount and trio."""
 
+import gc
 import itertools
 import signal
 import subprocess
@@ -66,3 +67,17 @@ def test_a_process_that_is_about_to_serve_is_not_ended_by_who_asks_for_counts(pr
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=project)
     assert (done.returncode, done.stdout) == (0, "alive 0\n")
+
+
+def test_who_serves_looks_for_garbage_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What starts a mount does not; see `unionfs.cli.start`."""
+    engine: Any = SimpleNamespace(start=lambda: True)
+    unused: Any = None
+    served = session._Served(unused, unused, engine, unused, None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # what this process has is no mount's
+    gc.disable()
+    try:
+        served.start()
+        assert gc.isenabled()
+    finally:
+        gc.enable()

@@ -115,12 +115,11 @@ def _command(name: str, args: list[str]) -> Exit:
 
     from unionfs.cli.arguments import Arguments
 
-    gc.disable()  # as above
+    gc.disable()  # while it is imported
     command = cast(Command, importlib.import_module(COMMANDS[name][0]))
     parser = Arguments(prog=f"unionfs {name}", formatter_class=RawDescriptionHelpFormatter)
     command.configure(parser)
-    if name != "mount":
-        gc.enable()
+    gc.enable()
     return command.run(parser.parse_intermixed_args(args))
 
 

@@ -73,9 +73,5 @@ def restart(mounted: mounts.Mounted) -> dict[str, Any]:
 
 
 def _why_not(record: "Record") -> str:
-    unfit = supervisor.unfit(record.engine)
-    return (
-        f"{unfit}"
-        if unfit
-        else "nobody supervises it; try: unmount, then mount in the background, without supervise=off"
-    )
+    unsupervised = "nobody supervises it; try: unmount, then mount in the background, without supervise=off"
+    return supervisor.unfit(record.engine) or unsupervised

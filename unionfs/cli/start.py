@@ -1,6 +1,7 @@
 """From options to a mount that answers: what both forms of the command line end in."""
 
 import errno
+import gc
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +38,7 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
     if config.read_only:
         options = replace(options, flags=(*(word for word in options.flags if word not in {"rw", "ro"}), "ro"))
 
+    gc.disable()  # until the mount is served
     from unionfs.fuse import daemon, logfile
 
     foreground = foreground or options.foreground
@@ -80,11 +82,11 @@ def splitter(options: MountOptions, *, foreground: bool, on_start: Callable[[], 
     from unionfs.fuse import supervisor
 
     why_not = supervisor.unfit(options.engine)
-    if why_not and options.supervise:
+    if why_not is None:
+        return supervisor.Splitter(on_start if not foreground else None)
+    if options.supervise:
         raise MountError(f"the mount cannot be supervised; because {why_not}")
-    if why_not:
-        return None
-    return supervisor.Splitter(on_start if not foreground else None)
+    return None
 
 
 def remount(mountpoint: Path, flags: tuple[str, ...]) -> None:

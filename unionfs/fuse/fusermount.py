@@ -23,7 +23,7 @@ HELPER: Final = "fusermount3"
 UNKNOWN_TO_HELPER: Final = frozenset(
     {"diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "symfollow"}
 )
-"""Words that it refuses. They make no difference to the kernel, which notes nothing of who reads under FUSE: we do."""
+"""Words that it refuses. They are the default, or make no difference to the kernel: it notes no reading under FUSE."""
 
 
 def mount(mountpoint: Path, options: "MountOptions", *, privileged: bool) -> tuple[int, socket.socket]:

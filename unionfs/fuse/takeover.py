@@ -143,9 +143,7 @@ def _settle(union: "Union", past: "Past", request: "Begun", kept: "Mapping[bytes
         lost = awaited.lose(*(source if request.opcode in _REMOVING else target))
         if request.opcode not in _REMOVING:
             awaited.rename(source, target)
-        if (
-            is_there
-        ):  # what was replaced, and had no time to become a whiteout; it is not who is awaited under that name
+        if is_there:  # what was replaced, and had no time to become a whiteout; nobody is awaited there any more
             union.discard(*source)
         if lost is not None:
             _leave_nameless(past, lost, kept)
