@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -156,3 +157,19 @@ def test_a_copy_has_not_what_is_mounted_below(tmp_path: Path) -> None:
             assert at.find(tree, os.fsencode(memory.name) + b"/file") is None
         finally:
             os.close(tree)
+
+
+def test_what_is_mounted_in_a_layer_later_stays_out_of_it(tmp_path: Path) -> None:
+    """Also where mounts are shared, as systemd makes them: what is mounted in one then appears in every copy."""
+    with disk.in_memory() as memory:
+        subprocess.run(["mount", "--make-shared", memory], check=True)
+        (memory / "a" / "inside").mkdir(parents=True)
+        (memory / "a" / "inside" / "file").touch()
+        with Union(laid(tmp_path, memory / "a", times=AccessTimes.RELATIME)) as union:
+            mount.mount("tmpfs", str(memory / "a" / "inside"), "tmpfs", 0, "")
+            try:
+                inside = at.open_directory(union.descriptors()[1], b"inside")
+                assert os.listdir(inside) == ["file"]
+                os.close(inside)
+            finally:
+                mount.umount(str(memory / "a" / "inside"))

@@ -197,7 +197,8 @@ class PlainUnion:
         os.close(handle.fd)
 
     def fsync(self, fh: int, datasync: bool) -> Job | None:
-        return Job(lambda: os.fsync(self.file(fh).fd))
+        fd = self.file(fh).fd
+        return Job(lambda: os.fsync(fd))
 
     def flush(self, fh: int) -> None:
         pass
