@@ -176,8 +176,9 @@ DATA: Final = [
     ),
     Case(
         "32 truncate to the size that it has",
-        [{"f": "12345", "empty": "", "long": "123456789"}],
+        [{"f": "12345", "same": File(data=b"12345", mtime_ns=PAST), "empty": "", "long": "123456789"}],
         [
+            ("truncate", "same", 5),
             ("truncate", "f", 5),
             ("utime", "f", PAST, PAST + 1),
             ("truncate", "f", 5),

@@ -124,7 +124,6 @@ def change(state: State, node: Node, changes: Changes, fd: int | None) -> None:
     if node.final is not None and (isinstance(node, Dir) or not node.opens):
         node.final = _changed_in_mind(node.final, changes)
         return
-    by_name = fd is None and isinstance(node, File) and node.is_upper and node.data is None  # else the copy is cut
     target = _target(state, node, changes, fd)
     if owners is not None:
         _change_shown(owners, node, target, changes)
@@ -134,7 +133,7 @@ def change(state: State, node: Node, changes: Changes, fd: int | None) -> None:
         if changes.mode is not None:
             _chmod(node, target, changes.mode)
     if changes.size is not None:
-        _truncate(node, target, changes, by_name=by_name)
+        _truncate(node, target, changes, by_name=fd is None)
     if changes.atime_ns is not None or changes.mtime_ns is not None:
         _utimes(target, changes)
 

@@ -49,6 +49,11 @@ class Copy:
         """How the xattr calls reach the copy: by its descriptor where there is one, which is four times faster."""
         return self.target_fd if self.target_fd >= 0 else at.proc_path(self.upper.work_fd, self.temp)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it gets less data than there are: who asked for that has changed the file."""
+        return not self.metadata_only and stat.S_ISREG(self.st.st_mode) and self.size < self.st.st_size
+
     def close(self) -> None:
         own = {self.data, self.target_fd, self.source if isinstance(self.source, int) else -1}
         for fd in own - {-1}:
@@ -104,7 +109,8 @@ def copy_mode(copy: Copy) -> None:
 
 
 def copy_times(copy: Copy) -> None:
-    times = (copy.st.st_atime_ns, copy.st.st_mtime_ns)
+    mtime_ns = os.fstat(copy.target_fd).st_mtime_ns if copy.is_cut else copy.st.st_mtime_ns
+    times = (copy.st.st_atime_ns, mtime_ns)
     if copy.target_fd >= 0:
         os.utime(copy.target_fd, ns=times)
     else:
@@ -150,15 +156,18 @@ def run(copy: Copy) -> None:
 
 
 def fill(copy: Copy) -> None:
-    """Write the data into a copy that has all but them; its attributes stay as they are."""
+    """Write the data into a copy that has all but them; its attributes stay, but for the time of one that is cut."""
     capability = xattr.get(copy.target_fd, xattr.CAPABILITY)
     devices = (os.fstat(copy.data).st_dev, copy.upper.device)
+    mtime_ns = copy.st.st_mtime_ns
     try:
         copy.copied = filecopy.copy_data(copy.data, copy.target_fd, copy.size, devices)
         os.ftruncate(copy.target_fd, copy.size)
+        if copy.is_cut:
+            mtime_ns = os.fstat(copy.target_fd).st_mtime_ns
     finally:  # also after a failure: readers find the data below, but the attributes here
         if capability is not None:
             xattr.set(copy.target_fd, xattr.CAPABILITY, capability)  # writing has dropped it
         os.fchmod(copy.target_fd, stat.S_IMODE(copy.st.st_mode))
-        os.utime(copy.target_fd, ns=(copy.st.st_atime_ns, copy.st.st_mtime_ns))
+        os.utime(copy.target_fd, ns=(copy.st.st_atime_ns, mtime_ns))
     write_through(copy)
