@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from unionfs.core.config import Config
+from unionfs.core.config import AccessTimes, Config
 from unionfs.core.mountoptions import MountOptions
 from unionfs.core.union import Union
 from unionfs.fuse import journal, takeover, wire
@@ -23,11 +23,16 @@ ROOT = 1
 class Mount:
     """Servers of one mount, one after the other; also what they take for the link to their supervisor."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(
+        self, base: Path, times: AccessTimes = AccessTimes.LAYERS, options: MountOptions | None = None
+    ) -> None:
         self.lower, self.upper = base / "lower", base / "upper"
         for path in (self.lower, self.upper, base / "work"):
             path.mkdir()
-        self._config = Config(lower=(self.lower,), upper=self.upper, work=base / "work", metacopy=True)
+        self._config = Config(
+            lower=(self.lower,), upper=self.upper, work=base / "work", metacopy=True, access_times=times
+        )
+        self._options = options or MountOptions()
         self._before = descriptors()
         self._device = os.open("/dev/null", os.O_WRONLY)
         self._abandoned: list[tuple[Union, NotingRequests]] = []
@@ -40,17 +45,17 @@ class Mount:
 
     def die(self) -> None:
         """Let the next server take over."""
-        self._abandoned.append((self.union, self._requests))
+        self._abandoned.append((self.union, self.requests))
         given = [os.dup(fd) for fd in self.union.descriptors()]
         self._begin(Union(self._config, given=given), journal.read(self.kept[b"journal"]))
 
     def _begin(self, union: Union, past: journal.Past | None) -> None:
         self.union, modes = union, Cached(union, self._device)
-        self._requests = NotingRequests(union, modes, MountOptions(), Feature.SETXATTR_EXT)
+        self.requests = NotingRequests(union, modes, self._options, Feature.SETXATTR_EXT)
         kept = {key: os.dup(fd) for key, fd in self.kept.items() if key != b"journal"}
         if past is not None:
             takeover.restore(union, modes, past, kept)
-        self._requests.note_in(Notes(union, cast("Link", self), past, kept))
+        self.requests.note_in(Notes(union, cast("Link", self), past, kept))
 
     def keep(self, *kept: tuple[bytes, int]) -> None:
         for key, fd in kept:
@@ -67,7 +72,7 @@ class Mount:
             self.unique += 2
         unique = again | UNIQUE_RESEND if again else self.unique
         head = (0, int(opcode), unique, nodeid, 0, 0, 1, 0, 0)
-        return self._requests.table[int(opcode)](nodeid, memoryview(body), head)
+        return self.requests.table[int(opcode)](nodeid, memoryview(body), head)
 
     def twice(self, opcode: Opcode, nodeid: int, body: bytes) -> Any:
         """Ask something of a server that dies before it answers, and of the next; return what that one says."""
@@ -86,7 +91,7 @@ class Mount:
 
     def close(self) -> None:
         """Close also what the dead have left open, as their end would have."""
-        for union, requests in (*self._abandoned, (self.union, self._requests)):
+        for union, requests in (*self._abandoned, (self.union, self.requests)):
             requests.notes.journal.close()
             with suppress(OSError):
                 union.close()

@@ -66,6 +66,9 @@ class PlainUnion:
     def is_reading_noted(self, _fh: int) -> bool:
         return False
 
+    def is_listing_noted(self, _nodeid: int) -> bool:
+        return False
+
     def close(self) -> None:
         for node in self.nodes.values():
             os.close(node.fd)

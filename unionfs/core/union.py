@@ -339,6 +339,10 @@ class Union:
 
     # directories
 
+    def is_listing_noted(self, nodeid: int) -> bool:
+        """Tell whether listing the directory may change its access time."""
+        return self._state.noting.directories and self._nodes.directory(nodeid).upper is not None
+
     def opendir(self, nodeid: int) -> Handle:
         """Open a directory for listing."""
         handle = self._files.number()

@@ -142,9 +142,9 @@ class Journal:
         """The kernel was told *count* times that this is the node of *name*."""
         self._append(_pack_named(NAMED, 0, len(name), count, nodeid, parent) + name)
 
-    def given(self, nodeid: int) -> None:
-        """It was told once more of a node."""
-        self._append(_pack_count(GIVEN, 0, 0, 0, nodeid, 1))
+    def given(self, *nodes: int) -> None:
+        """It was told once more of nodes that it knows."""
+        self._append(b"".join([_pack_count(GIVEN, 0, 0, 0, nodeid, 1) for nodeid in nodes]))
 
     def forgot(self, nodeid: int, count: int) -> None:
         self._append(_pack_count(FORGOT, 0, 0, 0, nodeid, count))

@@ -14,21 +14,28 @@ of them from one listing.
 As no offset needs a handle, directories are neither opened nor closed: OPENDIR is answered ENOSYS, which saves
 it and RELEASEDIR, two of five requests for each directory of a cold walk and two of three of a warm one.
 A listing is kept while somebody reads it: it begins at offset 0, and ends where there is no more.
+
+The kernel's cache of a listing serves only those who begin when somebody has read it to its end. Several who walk
+one tree side by side all ask us, each for every directory. So the last answers, with the attributes of all that is
+listed, are kept as well (`Pages`), until anything may have changed.
 """
 
 import os
 from array import array
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unionfs.core.nodes import Node
     from unionfs.core.request import DirEntry
     from unionfs.core.union import Union
 
-__all__ = ["DIVISOR", "Listing", "Listings"]
+__all__ = ["DIVISOR", "Listing", "Listings", "Page", "Pages"]
 
 KEPT: Final = 64
-"""Listings that were begun and not read to their end; the oldest go first."""
+"""Listings that were begun and not read to their end, and pages; the oldest go first."""
 
 _DOTS: Final = (1, 2)
 """The offsets after ``.`` and ``..``, which come first."""
@@ -71,6 +78,7 @@ class Listings:
     def __init__(self, union: "Union") -> None:
         self._union = union
         self._kept: dict[int, Listing] = {}
+        self.pages = Pages()
 
     def at(self, nodeid: int, offset: int) -> Listing:
         """Return the listing for a reader who stands at *offset*; 0 takes a new one."""
@@ -82,6 +90,8 @@ class Listings:
         return listing
 
     def _take(self, nodeid: int) -> Listing:
+        if self._union.is_listing_noted(nodeid):
+            self.pages.clear()  # one of the directory above tells when this one was read
         handle = self._union.opendir(nodeid)
         try:
             return Listing(self._union.readdir(handle, 0))
@@ -91,6 +101,29 @@ class Listings:
     def end(self, nodeid: int) -> None:
         """Note that a listing was read to its end."""
         self._kept.pop(nodeid, None)
+
+
+class Page(NamedTuple):
+    """The answer to one READDIRPLUS."""
+
+    answer: bytes
+    nodes: "Sequence[Node]"
+    """Those that it tells the kernel of: one lookup each."""
+
+
+class Pages:
+    """The last answers to READDIRPLUS, by directory, offset and size; 32 KiB each, as readdir(3) asks for them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int, int], Page] = {}
+        self.get = self._kept.get
+        self.clear = self._kept.clear
+        """Something may have changed."""
+
+    def keep(self, key: tuple[int, int, int], page: Page) -> None:
+        self._kept[key] = page
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
 
 
 def offset_of(name: bytes) -> int:

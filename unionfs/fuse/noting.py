@@ -28,6 +28,9 @@ from unionfs.fuse.requests import Answer, Head, Requests
 from unionfs.linux.at import RENAME_EXCHANGE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unionfs.core.nodes import Node
     from unionfs.core.union import Entry
 
 __all__ = ["MAKING", "ONE_NODE", "NotingFrozen", "NotingRequests"]
@@ -50,6 +53,10 @@ class _Noting(Requests):
     def _entry(self, found: "Entry") -> bytes:
         self.notes.entry(found[0])
         return super()._entry(found)
+
+    def _give_again(self, nodes: "Sequence[Node]") -> None:
+        super()._give_again(nodes)
+        self.notes.journal.given(*[node.nodeid for node in nodes])
 
     def batch_forget(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         super().batch_forget(nodeid, body, head)

@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Final
 
 from unionfs.core import files
 from unionfs.core.jobs import Job
+from unionfs.core.mountoptions import FOREVER_S, MountOptions
 from unionfs.core.nodes import File, Node
 from unionfs.core.request import Caller, Changes
 from unionfs.fuse import fsioctl, wire
-from unionfs.fuse.listing import Listings
+from unionfs.fuse.listing import Listings, Page
 from unionfs.fuse.protocol import (
     FSYNC_FDATASYNC,
     OPEN_KILL_SUIDGID,
@@ -44,7 +45,8 @@ from unionfs.fuse.setid import dropping_group_bit
 from unionfs.fuse.splicing import SMALLEST, Span
 
 if TYPE_CHECKING:
-    from unionfs.core.mountoptions import MountOptions
+    from collections.abc import Sequence
+
     from unionfs.core.union import Entry, Union
     from unionfs.fuse.passthrough import Modes
 
@@ -85,11 +87,27 @@ class Requests:
         self._plain: set[int] = set()
         """Nodes that were found to have no extended attribute at all."""
         self._listings = Listings(union)
-        union.on_renumbering(lambda node: modes.drop_listing(node.parent.nodeid))
+        self._keeps_pages = not union.noting.always and min(options.entry_timeout, options.attr_timeout) >= FOREVER_S
+        union.on_renumbering(self._renumbered)
         self._data = memoryview(bytearray(1 << 20))
-        self.table: dict[int, Handler] = {int(Opcode[name.upper()]): getattr(self, name) for name in _HANDLED}
+        self.table: dict[int, Handler] = {int(Opcode[name.upper()]): getattr(self, name) for name in _LOOKING}
+        self.table |= {int(Opcode[name.upper()]): self._changing(getattr(self, name)) for name in _CHANGING}
         if union.noting.always:  # a listing in the kernel's cache would not be noted
             self.table |= {int(Opcode.OPENDIR): self.opendir, int(Opcode.RELEASEDIR): self.releasedir}
+
+    def _renumbered(self, node: Node) -> None:
+        self._listings.pages.clear()  # it may be a job that did it, for nobody who still waits
+        self._modes.drop_listing(node.parent.nodeid)
+
+    def _changing(self, handler: Handler) -> Handler:
+        """Return *handler* for a request after which listings may say something else."""
+        clear = self._listings.pages.clear
+
+        def change(nodeid: int, body: memoryview, head: Head) -> Answer:
+            clear()
+            return handler(nodeid, body, head)
+
+        return change
 
     # Names and nodes.
 
@@ -304,34 +322,52 @@ class Requests:
 
     def readdirplus(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         _, offset, size = wire.READ.unpack_from(body)
-        listing = self._listings.at(nodeid, offset)
+        page = self._listings.pages.get((nodeid, offset, size))
+        if page is not None:
+            self._give_again(page.nodes)
+            return page.answer
+        listing, left = self._listings.at(nodeid, offset), size
         out: list[bytes] = []
+        nodes: list[Node] = []
         for index in listing.after(offset):
             name = listing.names[index]
             record = wire.dirent(listing.inos[index], listing.offsets[index], listing.kinds[index], name)
-            size -= len(record) + wire.ENTRY.size
-            if size < 0:  # before the lookup: each one that is sent must be forgotten again
+            left -= len(record) + wire.ENTRY.size
+            if left < 0:  # before the lookup: each one that is sent must be forgotten again
                 break
-            entry = self._listed(nodeid, name)
+            entry = self._listed(nodeid, name, nodes)
             if entry:
                 out += (entry, record)
-        return self._page(nodeid, out)
+        answer = self._page(nodeid, out)
+        if self._keeps_pages and not self._modes.lent:  # what is lent changes without a request
+            self._listings.pages.keep((nodeid, offset, size), Page(answer, nodes))
+        return answer
+
+    def _give_again(self, nodes: "Sequence[Node]") -> None:
+        """Count that the kernel is told of *nodes* once more."""
+        for node in nodes:
+            node.lookups += 1
 
     def _page(self, nodeid: int, records: list[bytes]) -> bytes:
         if not records:
             self._listings.end(nodeid)
         return b"".join(records)
 
-    def _listed(self, parent: int, name: bytes) -> bytes | None:
-        """Return the entry that goes with a listed name: empty for a mere name, None for one that is gone."""
+    def _listed(self, parent: int, name: bytes, nodes: "list[Node]") -> bytes | None:
+        """Return the entry that goes with a listed name: empty for a mere name, None for one that is gone.
+
+        Its node is added to *nodes* if it is told to the kernel.
+        """
         if name in _DOTS:
             return _NO_ENTRY
         try:
-            return self._entry(self._union.lookup(parent, name))
+            found = self._union.lookup(parent, name)
         except FileNotFoundError:
             return None
         except OSError:  # the name stays in the listing; a lookup of its own will say what is wrong
             return _NO_ENTRY
+        nodes.append(found[0])
+        return self._entry(found)
 
     # Attributes beyond the inode's, and the whole file system.
 
@@ -395,11 +431,14 @@ class Requests:
         return self._attr_valid
 
 
-_HANDLED: Final = (
-    *("lookup", "forget", "batch_forget", "getattr", "setattr", "readlink", "mknod", "mkdir", "symlink", "link"),
-    *("unlink", "rmdir", "rename", "rename2", "create", "tmpfile", "open", "release", "read", "write", "fsync"),
-    *("fallocate", "lseek", "copy_file_range", "copy_file_range_64", "ioctl", "fsyncdir", "statx"),
-    *("readdir", "readdirplus", "getxattr", "listxattr", "setxattr", "removexattr", "statfs", "syncfs", "destroy"),
+_LOOKING: Final = (
+    *("lookup", "getattr", "statx", "release", "lseek", "readdir", "readdirplus"),
+    *("getxattr", "listxattr", "statfs", "destroy"),
+)
+_CHANGING: Final = (
+    *("forget", "batch_forget", "setattr", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "rename2"),
+    *("create", "tmpfile", "open", "write", "fsync", "fallocate", "copy_file_range", "copy_file_range_64", "ioctl"),
+    *("fsyncdir", "setxattr", "removexattr", "syncfs", "read", "readlink"),  # the last two an access time
 )
 """Requests with a handler of their name; every other opcode is answered ENOSYS."""
 
