@@ -146,8 +146,16 @@ def test_nothing_is_kept_where_even_the_kernel_may_not_believe_it_for_ever(reade
     assert reader.is_asked(d)
 
 
-@pytest.mark.parametrize("mount", [{"times": AccessTimes.RELATIME}], indirect=True)
-@pytest.mark.parametrize(("name", "is_noted"), [(b"upper", True), (b"other", False)])
+@pytest.mark.parametrize(
+    ("mount", "name", "is_noted"),
+    [
+        ({"times": AccessTimes.RELATIME}, b"upper", True),
+        ({"times": AccessTimes.RELATIME}, b"other", False),
+        ({"times": AccessTimes.NOATIME}, b"upper", False),
+    ],
+    indirect=["mount"],
+    ids=["upper", "lower", "noatime"],
+)
 def test_reading_a_directory_whose_reading_is_noted_changes_what_is_told_of_it(
     reader: Reader, name: bytes, *, is_noted: bool
 ) -> None:
