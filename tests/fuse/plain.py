@@ -9,6 +9,7 @@ Nodes are O_PATH descriptors, so a file is the same file whatever becomes of its
 import errno
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +92,9 @@ class PlainUnion:
 
     def lookup(self, parent: int, name: bytes) -> Entry:
         return self._enter(os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self.nodes[parent].fd))
+
+    def lookup_all(self, parent: int, names: Sequence[bytes]) -> list[Entry | OSError]:
+        return [self.lookup(parent, name) for name in names]
 
     def forget(self, nodeid: int, nlookup: int) -> None:
         node = self.nodes[nodeid]
@@ -216,6 +220,13 @@ class PlainUnion:
 
     def copy_file_range(self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int, flags: int) -> int:
         return os.copy_file_range(self.file(fh_in).fd, self.file(fh_out).fd, length, off_in, off_out)
+
+    def listing(self, nodeid: int) -> list[DirEntry]:
+        handle = self.opendir(nodeid)
+        try:
+            return self.readdir(handle, 0)
+        finally:
+            self.releasedir(handle)
 
     def opendir(self, nodeid: int) -> int:
         return self._opened(Listing(self.nodes[nodeid]))

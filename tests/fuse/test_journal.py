@@ -22,57 +22,57 @@ def notes() -> Iterator[Journal]:
 
 
 def test_nodes_have_their_names_and_counts(notes: Journal) -> None:
-    notes.named(2, 1, b"a", 1)
-    notes.given(2)
-    notes.named(2, 1, b"b", 1)
-    notes.named(2, 1, b"a", 0)
-    notes.named(5, 1, b"e", 2)
-    notes.unnamed(5, 1, b"e")
-    notes.forgot(5, 1)
+    notes.note(journal.named(2, 1, b"a", 1))
+    notes.note(journal.lookups(2, 1))
+    notes.note(journal.named(2, 1, b"b", 1))
+    notes.note(journal.named(2, 1, b"a", 0))
+    notes.note(journal.named(5, 1, b"e", 2))
+    notes.note(journal.unnamed(5, 1, b"e"))
+    notes.note(journal.forgot(5, 1))
     known = read(notes.fd).known
     assert list(known[2].names) == [(1, b"b"), (1, b"a")]  # the one used last is the last
     assert known[2].lookups == 3
     assert (known[5].names, known[5].lookups) == ({}, 1)
-    notes.forgot(2, 3)
-    notes.forgot(9, 1)
+    notes.note(journal.forgot(2, 3))
+    notes.note(journal.forgot(9, 1))
     assert read(notes.fd).known.keys() == {5}
 
 
 def test_a_node_without_a_name_keeps_its_count_when_it_gets_one_again(notes: Journal) -> None:
-    notes.gone(Gone(2, 77, 1, 0, 4, ATTRIBUTES))
-    notes.forgot(2, 1)
+    notes.note(journal.gone(Gone(2, 77, 1, 0, 4, ATTRIBUTES)))
+    notes.note(journal.forgot(2, 1))
     past = read(notes.fd)
     assert past.gone == {2: Gone(2, 77, 1, 0, 3, ATTRIBUTES)}
-    notes.named(2, 1, b"linked", 1)
+    notes.note(journal.named(2, 1, b"linked", 1))
     past = read(notes.fd)
     assert (past.gone, past.known[2].lookups) == ({}, 4)
-    notes.gone(Gone(2, 77, 1, 0, 4, ATTRIBUTES))
+    notes.note(journal.gone(Gone(2, 77, 1, 0, 4, ATTRIBUTES)))
     assert read(notes.fd).known == {}
 
 
 def test_numbers_are_not_handed_out_again(notes: Journal) -> None:
     past = read(notes.fd)
     assert (past.last_handle, past.next_id) == (3, PRIVATE)
-    notes.named(PRIVATE + 6, 1, b"a", 1)
-    notes.named(PRIVATE + 2, 1, b"b", 1)
-    notes.named(7, 1, b"c", 1)
-    notes.opened(journal.opened(Opened(Opening(8, 7, os.O_RDWR), 0, 0, to_root=False)))
-    notes.opened(journal.opened(Opened(Opening(5, 7, os.O_RDWR), 0, 0, to_root=False)))
-    notes.released(8)
+    notes.note(journal.named(PRIVATE + 6, 1, b"a", 1))
+    notes.note(journal.named(PRIVATE + 2, 1, b"b", 1))
+    notes.note(journal.named(7, 1, b"c", 1))
+    notes.note(journal.opened(Opened(Opening(8, 7, os.O_RDWR), 0, 0, to_root=False)))
+    notes.note(journal.opened(Opened(Opening(5, 7, os.O_RDWR), 0, 0, to_root=False)))
+    notes.note(journal.released(8))
     past = read(notes.fd)
     assert (past.last_handle, past.next_id, list(past.files)) == (8, PRIVATE + 7, [5])
 
 
 def test_an_open_file_is_read_as_it_was_noted(notes: Journal) -> None:
     file = Opened(Opening(4, 2, os.O_RDWR | os.O_APPEND), mode=6, backing=3, to_root=True, unique=90)
-    notes.opened(journal.opened(file))
+    notes.note(journal.opened(file))
     assert read(notes.fd).files == {4: file}
 
 
 def test_what_a_request_noted_counts_when_it_has_ended(notes: Journal) -> None:
-    notes.named(2, 1, b"a", 1)
+    notes.note(journal.named(2, 1, b"a", 1))
     notes.begin(10, Opcode.UNLINK, (1, b"a"), (2, b""))
-    notes.given(2)
+    notes.note(journal.lookups(2, 1))
     past = read(notes.fd)
     assert past.unsure == journal.Begun(10, Opcode.UNLINK, 1, b"a", 2)
     assert (past.recent, past.known[2].lookups, list(past.known[2].names)) == ({}, 1, [(1, b"a")])
@@ -101,15 +101,15 @@ def test_only_the_last_requests_are_remembered(notes: Journal) -> None:
 def test_it_grows_and_says_when_most_of_it_is_waste(notes: Journal) -> None:
     name = b"n" * 250
     for nodeid in range(2, 6000):
-        notes.named(nodeid, 1, name, 1)
+        notes.note(journal.named(nodeid, 1, name, 1))
     assert not notes.is_wasteful
     assert len(read(notes.fd).known) == 5998
     for nodeid in range(2, 6000):
-        notes.forgot(nodeid, 1)
+        notes.note(journal.forgot(nodeid, 1))
     assert read(notes.fd).known == {}
     while not notes.is_wasteful:
         assert os.fstat(notes.fd).st_size < 1 << 25
-        notes.given(2)
+        notes.note(journal.lookups(2, 1))
 
 
 def test_notes_in_another_form_are_refused(notes: Journal) -> None:

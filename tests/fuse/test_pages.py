@@ -1,6 +1,6 @@
 """Listings with attributes that are given again to the next reader: not a moment longer than they are true."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -30,18 +30,18 @@ REQUESTS = sorted(Opcode[name.upper()] for name in vars(Requests) if name.upper(
 
 
 class Reader:
-    """A mount, and how often its union was asked for a name."""
+    """A mount, and how often its union was asked for the names of a listing."""
 
     def __init__(self, mount: Mount) -> None:
         self.mount = mount
         self.asked = 0
-        union, lookup = mount.union, mount.union.lookup
+        union, lookup_all = mount.union, mount.union.lookup_all
 
-        def counted(parent: int, name: bytes) -> object:
+        def counted(parent: int, names: Sequence[bytes]) -> object:
             self.asked += 1
-            return lookup(parent, name)
+            return lookup_all(parent, names)
 
-        vars(union)["lookup"] = counted
+        vars(union)["lookup_all"] = counted
 
     def list(self, nodeid: int) -> bytes:
         return bytes(self.mount.ask(Opcode.READDIRPLUS, nodeid, WHOLE))

@@ -67,7 +67,7 @@ class Layer:
 class Descriptors:
     """The open descriptors of places, oldest first.
 
-    Closing happens in `trim` only, between two requests: within one request a descriptor number
+    Closing happens in `trim` only, between two requests or two lookups of one: until then a descriptor number
     that was handed out stays good.
     """
 
@@ -76,6 +76,10 @@ class Descriptors:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.opened: dict[Place, None] = {}
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.opened) > self.limit
 
     def trim(self) -> None:
         """Close the oldest quarter."""

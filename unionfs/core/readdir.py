@@ -13,18 +13,20 @@ Source: Linux fs/overlayfs/readdir.c.
 import os
 import stat
 from collections.abc import Iterator
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from unionfs.core import find, inos, ondisk
 from unionfs.core.layer import Place
 from unionfs.core.lookup import search
 from unionfs.core.nodes import Dir
-from unionfs.core.request import DirEntry
 from unionfs.core.state import State
 from unionfs.errors import FSError
 from unionfs.linux import at
 
-__all__ = ["OpenDirectory", "asked_for", "has_names", "merged", "snapshot"]
+if TYPE_CHECKING:
+    from unionfs.core.request import DirEntry
+
+__all__ = ["Listed", "OpenDirectory", "asked_for", "has_names", "merged", "snapshot"]
 
 _DIRECTORY: Final = stat.S_IFDIR >> 12
 _FILE: Final = stat.S_IFREG >> 12
@@ -43,7 +45,11 @@ class OpenDirectory:
         """None until it is first read."""
 
 
-def asked_for(state: State, node: Dir) -> list[DirEntry]:
+Listed = tuple[bytes, int, int]
+"""What a `DirEntry` has, without its names: a tenth of the time of a long listing."""
+
+
+def asked_for(state: State, node: Dir) -> list[Listed]:
     """Return the listing of *node* to a user; in the upper layer this is noted as the options say."""
     place = node.places[0]
     if not state.noting.directories or not place.layer.writable or node.is_gone:
@@ -56,24 +62,23 @@ def asked_for(state: State, node: Dir) -> list[DirEntry]:
         at.set_noticed(fd, noticed=False)
 
 
-def snapshot(state: State, node: Dir) -> list[DirEntry]:
+def snapshot(state: State, node: Dir) -> list[Listed]:
     """Return the listing of *node*: ``.`` and ``..``, then the names, in order of first sight."""
-    dots = [DirEntry(b".", node.ino, _DIRECTORY), DirEntry(b"..", node.parent.ino, _DIRECTORY)]
+    dots = [(b".", node.ino, _DIRECTORY), (b"..", node.parent.ino, _DIRECTORY)]
     if node.is_gone:
         return dots
     return [*dots, *merged(state, node)]
 
 
-def merged(state: State, node: Dir) -> Iterator[DirEntry]:
+def merged(state: State, node: Dir) -> Iterator[Listed]:
     """Yield the visible names of *node*."""
     places = node.places
     if len(places) == 1 and not places[0].impure:
         place = places[0]
         fsid = place.layer.fsid
-        if fsid == 0:
-            yield from (DirEntry(n, e.inode(), t) for n, e, t in _entries(place) if t is not None)
-        else:
-            yield from (DirEntry(n, inos.number(fsid, e.inode()), t) for n, e, t in _entries(place) if t is not None)
+        for name, entry, kind in _entries(place):
+            if kind is not None:
+                yield name, inos.number(fsid, entry.inode()) if fsid else entry.inode(), kind
         return
     decided: dict[bytes, tuple[Place, int, int | None]] = {}
     again: dict[bytes, None] = {}
@@ -83,7 +88,7 @@ def merged(state: State, node: Dir) -> Iterator[DirEntry]:
         if kind is not None:
             ambiguous = name in again or (place.impure and place.layer.writable)
             ino = (ambiguous and _number(state, node, name)) or inos.number(place.layer.fsid, real)
-            yield DirEntry(name, ino, kind)
+            yield name, ino, kind
 
 
 def _decide(place: Place, decided: dict[bytes, tuple[Place, int, int | None]], again: dict[bytes, None]) -> None:

@@ -136,6 +136,10 @@ class Union:
             return node, attrs.stat_of(node)
         return find.lookup(self._state, node, name)
 
+    def lookup_all(self, parent: int, names: Sequence[bytes]) -> list[Entry | OSError]:
+        """Find each of *names*, which are of a listing of *parent*; count one lookup of each that is found."""
+        return find.lookup_all(self._state, self._nodes.directory(parent), names)
+
     def forget(self, nodeid: int, nlookup: int) -> None:
         """Take back *nlookup* lookups."""
         if nodeid in self._files.kept and self._nodes[nodeid].lookups <= nlookup:
@@ -343,6 +347,10 @@ class Union:
         """Tell whether listing the directory may change its access time."""
         return self._state.noting.directories and self._nodes.directory(nodeid).upper is not None
 
+    def listing(self, nodeid: int) -> list[readdir.Listed]:
+        """Return the listing of a directory as it is now, ``.`` and ``..`` first."""
+        return readdir.asked_for(self._state, self._nodes.directory(nodeid))
+
     def opendir(self, nodeid: int) -> Handle:
         """Open a directory for listing."""
         handle = self._files.number()
@@ -356,7 +364,7 @@ class Union:
         """
         opened = self._directory(fh)
         if opened.entries is None or offset == 0:
-            opened.entries = readdir.asked_for(self._state, opened.node)
+            opened.entries = [DirEntry(*each) for each in readdir.asked_for(self._state, opened.node)]
         return opened.entries
 
     def _directory(self, fh: int) -> OpenDirectory:

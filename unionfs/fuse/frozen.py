@@ -27,7 +27,7 @@ from unionfs.fuse.protocol import Feature
 from unionfs.fuse.requests import Answer, Head, Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from unionfs.core.mountoptions import MountOptions
     from unionfs.core.union import Union
@@ -61,9 +61,10 @@ class FrozenRequests(Requests):
         _, offset, whence = wire.LSEEK.unpack_from(body)
         return wire.OFFSET.pack(self._union.lseek(self._files[nodeid], offset, whence))
 
-    def _forget(self, nodeid: int, count: int) -> None:
-        self._files.drop(nodeid)
-        super()._forget(nodeid, count)
+    def _forget(self, forgets: "Sequence[tuple[int, int]]") -> None:
+        for nodeid, _ in forgets:
+            self._files.drop(nodeid)
+        super()._forget(forgets)
 
 
 class _Kept:

@@ -112,10 +112,11 @@ class Journal:
         self._tail = self._begun = _START
         _TAIL.pack_into(self._map, 0, _START)
         for record in records:
-            self._append(record)
+            self.note(record)
         self._limit = _GROWTH * self._tail + _SLACK
 
-    def _append(self, record: bytes) -> None:
+    def note(self, record: bytes) -> None:
+        """Append a record, or several: they count all at once."""
         start = self._tail
         self._tail = end = start + len(record)
         if end > self._size:
@@ -136,36 +137,6 @@ class Journal:
         self._map.close()
         os.close(self.fd)
 
-    # Nodes.
-
-    def named(self, nodeid: int, parent: int, name: bytes, count: int) -> None:
-        """The kernel was told *count* times that this is the node of *name*."""
-        self._append(_pack_named(NAMED, 0, len(name), count, nodeid, parent) + name)
-
-    def given(self, *nodes: int) -> None:
-        """It was told once more of nodes that it knows."""
-        self._append(b"".join([_pack_count(GIVEN, 0, 0, 0, nodeid, 1) for nodeid in nodes]))
-
-    def forgot(self, nodeid: int, count: int) -> None:
-        self._append(_pack_count(FORGOT, 0, 0, 0, nodeid, count))
-
-    def unnamed(self, nodeid: int, parent: int, name: bytes) -> None:
-        """The node has lost one of its names."""
-        self._append(_UNNAMED.pack(UNNAMED, 0, len(name), 0, nodeid, parent) + name)
-
-    def gone(self, node: Gone) -> None:
-        """It has lost the last one."""
-        self._append(gone(node))
-
-    # Open files.
-
-    def opened(self, record: bytes) -> None:
-        """Note an open file, described by `opened`."""
-        self._append(record)
-
-    def released(self, handle: int) -> None:
-        self._append(_pack_released(RELEASED, 0, 0, 0, handle))
-
     # Requests that change names.
 
     def begin(
@@ -178,7 +149,7 @@ class Journal:
     ) -> None:
         """Note a request that is about to be carried out; see `Begun`."""
         self._begun = self._tail
-        self._append(begun(unique, opcode, source, target, inos))
+        self.note(begun(unique, opcode, source, target, inos))
 
     def end(self, outcome: int) -> None:
         """Note what came of it: DONE or FAILED. A name that was removed need not be noted besides."""
@@ -201,14 +172,26 @@ def begun(
 
 
 def named(nodeid: int, parent: int, name: bytes, count: int) -> bytes:
-    return _NAMED.pack(NAMED, 0, len(name), count, nodeid, parent) + name
+    """The kernel was told *count* times that this is the node of *name*."""
+    return _pack_named(NAMED, 0, len(name), count, nodeid, parent) + name
+
+
+def unnamed(nodeid: int, parent: int, name: bytes) -> bytes:
+    """The node has lost one of its names."""
+    return _UNNAMED.pack(UNNAMED, 0, len(name), 0, nodeid, parent) + name
 
 
 def lookups(nodeid: int, count: int) -> bytes:
-    return _GIVEN.pack(GIVEN, 0, 0, 0, nodeid, count)
+    """It was told *count* times more of a node that it knows."""
+    return _pack_count(GIVEN, 0, 0, 0, nodeid, count)
+
+
+def forgot(nodeid: int, count: int) -> bytes:
+    return _pack_count(FORGOT, 0, 0, 0, nodeid, count)
 
 
 def gone(node: Gone) -> bytes:
+    """It has lost the last of its names."""
     nodeid, ino, layer, links_left, count, st = node
     return _GONE.pack(GONE, 0, 0, max(count, 0), nodeid, ino, layer, links_left, *st)
 
@@ -216,6 +199,10 @@ def gone(node: Gone) -> bytes:
 def opened(file: Opened) -> bytes:
     (handle, nodeid, flags), mode, backing, to_root, unique = file
     return pack_opened(OPENED, to_root, 0, flags, handle, nodeid, unique, backing, mode)
+
+
+def released(handle: int) -> bytes:
+    return _pack_released(RELEASED, 0, 0, 0, handle)
 
 
 def numbers(next_handle: int, next_id: int) -> bytes:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unionfs.core.nodes import Node
-    from unionfs.core.request import DirEntry
+    from unionfs.core.readdir import Listed
     from unionfs.core.union import Union
 
 __all__ = ["DIVISOR", "Listing", "Listings", "Page", "Pages"]
@@ -58,7 +58,7 @@ class Listing:
 
     __slots__ = ("inos", "kinds", "names", "offsets")
 
-    def __init__(self, entries: "list[DirEntry]") -> None:
+    def __init__(self, entries: "Sequence[Listed]") -> None:
         named = sorted([(offset_of(name), name, ino, kind) for name, ino, kind in entries[2:]])
         dots = [(offset, *entry) for offset, entry in zip(_DOTS, entries, strict=False)]
         offsets, self.names, inos, kinds = zip(*dots, *named, strict=True)
@@ -70,6 +70,15 @@ class Listing:
     def after(self, offset: int) -> range:
         """Return the entries that come after *offset*."""
         return range(bisect_right(self.offsets, offset), len(self.offsets))
+
+    def fitting(self, offset: int, size: int, overhead: int) -> range:
+        """Return those of them that fit into *size* bytes: names padded to eight, and *overhead* more for each."""
+        rest = self.after(offset)
+        for index in rest:
+            size -= overhead + (len(self.names[index]) + 7 & ~7)
+            if size < 0:
+                return range(rest.start, index)
+        return rest
 
 
 class Listings:
@@ -92,11 +101,7 @@ class Listings:
     def _take(self, nodeid: int) -> Listing:
         if self._union.is_listing_noted(nodeid):
             self.pages.clear()  # one of the directory above tells when this one was read
-        handle = self._union.opendir(nodeid)
-        try:
-            return Listing(self._union.readdir(handle, 0))
-        finally:
-            self._union.releasedir(handle)
+        return Listing(self._union.listing(nodeid))
 
     def end(self, nodeid: int) -> None:
         """Note that a listing was read to its end."""

@@ -11,7 +11,7 @@ from unionfs.fuse import journal
 from unionfs.fuse.journal import DONE, Journal, Past
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from unionfs.core.union import Union
     from unionfs.fuse.supervisor import Link
@@ -22,6 +22,14 @@ __all__ = ["Notes", "key_of"]
 def key_of(handle: int) -> bytes:
     """Return the key under which the supervisor keeps an open file."""
     return b"file %d" % handle
+
+
+def _told(node: Node) -> bytes:
+    if node.final is not None:
+        return journal.gone(restore.gone(node))
+    if node.lookups == 1 or (isinstance(node, File) and node.links is not None):
+        return journal.named(node.nodeid, node.parent.nodeid, node.name, 1)
+    return journal.lookups(node.nodeid, 1)
 
 
 @final
@@ -79,21 +87,16 @@ class Notes:
 
     # Nodes.
 
-    def entry(self, node: Node) -> None:
-        """The kernel is told of *node* once more."""
-        if node.final is not None:
-            self.journal.gone(restore.gone(node))
-        elif node.lookups == 1 or (isinstance(node, File) and node.links is not None):
-            self.journal.named(node.nodeid, node.parent.nodeid, node.name, 1)
-        else:
-            self.journal.given(node.nodeid)
+    def told(self, nodes: "Sequence[Node]") -> None:
+        """The kernel is told of each of *nodes* once more."""
+        self.journal.note(b"".join([_told(node) for node in nodes]))
 
     def removed(self, node: Node) -> None:
         """*node* has lost a name, and so much is noted; was it the last, it may live on, if anybody can ask for it."""
         if node.final is None:
             return
         if isinstance(node, Dir) or (node.opens and any(file.handle for file in node.opens)):
-            self.journal.gone(restore.gone(node))
+            self.journal.note(journal.gone(restore.gone(node)))
 
     def moved(self, node: Node, *names: tuple[Node, bytes]) -> None:
         """*node* may have lost or got some of *names*."""
@@ -101,9 +104,9 @@ class Notes:
             return
         for above, name in names:
             if isinstance(above, Dir) and above.children.get(name) is node:
-                self.journal.named(node.nodeid, above.nodeid, name, 0)
+                self.journal.note(journal.named(node.nodeid, above.nodeid, name, 0))
             else:
-                self.journal.unnamed(node.nodeid, above.nodeid, name)
+                self.journal.note(journal.unnamed(node.nodeid, above.nodeid, name))
         self.removed(node)
 
     # Open files.
@@ -111,11 +114,11 @@ class Notes:
     def opened(self, handle: int, record: bytes) -> None:
         """Note an open file; *record* is `journal.opened` of it."""
         self._files[handle] = record
-        self.journal.opened(record)
+        self.journal.note(record)
 
     def released(self, handle: int) -> None:
         self._files.pop(handle, None)
-        self.journal.released(handle)
+        self.journal.note(journal.released(handle))
         if handle in self._kept:
             self._kept.discard(handle)
             self._link.drop(key_of(handle))
@@ -130,4 +133,4 @@ class Notes:
     def nameless(self, node: File) -> None:
         """*node*, which has no name, was opened, or its open files lead to a copy now."""
         self.keep_open(node)
-        self.journal.gone(restore.gone(node))
+        self.journal.note(journal.gone(restore.gone(node)))

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from unionfs.core.nodes import Dir, File
-from unionfs.fuse import wire
+from unionfs.fuse import journal, wire
 from unionfs.fuse.frozen import FrozenRequests
 from unionfs.fuse.journal import DONE, FAILED, OPENED, pack_opened
 from unionfs.fuse.notes import Notes
@@ -51,21 +51,20 @@ class _Noting(Requests):
         self._union.on_nameless_copy(notes.nameless)
 
     def _entry(self, found: "Entry") -> bytes:
-        self.notes.entry(found[0])
+        self._tell(found[:1])
         return super()._entry(found)
 
-    def _give_again(self, nodes: "Sequence[Node]") -> None:
-        super()._give_again(nodes)
-        self.notes.journal.given(*[node.nodeid for node in nodes])
+    def _tell(self, nodes: "Sequence[Node]") -> None:
+        self.notes.told(nodes)
 
     def batch_forget(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         super().batch_forget(nodeid, body, head)
         self.notes.tidy()
         return None
 
-    def _forget(self, nodeid: int, count: int) -> None:
-        self.notes.journal.forgot(nodeid, count)
-        super()._forget(nodeid, count)
+    def _forget(self, forgets: "Sequence[tuple[int, int]]") -> None:
+        self.notes.journal.note(b"".join([journal.forgot(nodeid, count) for nodeid, count in forgets]))
+        super()._forget(forgets)
 
 
 class NotingFrozen(_Noting, FrozenRequests):
@@ -129,7 +128,7 @@ class NotingRequests(_Noting):
         nodeid = node.nodeid
         self._union.discard(parent, name)
         self.notes.moved(node, (above, name))
-        self._forget(nodeid, 1)
+        self._forget([(nodeid, 1)])
 
     def _close_unheard(self, head: Head, *, forget: bool) -> None:
         handle = self.notes.unheard.pop(head[2] & ~UNIQUE_RESEND, None)
@@ -138,7 +137,7 @@ class NotingRequests(_Noting):
             nodeid = opened.node.nodeid
             self._release(nodeid, handle, opened.flags)
             if forget:
-                self._forget(nodeid, 1)
+                self._forget([(nodeid, 1)])
 
     def _change(
         self,
@@ -150,14 +149,14 @@ class NotingRequests(_Noting):
         ino: int = 0,
     ) -> Answer:
         """Do what may not be done twice, of what is called *source*."""
-        journal = self.notes.journal
-        journal.begin(head[2] & ~UNIQUE_RESEND, head[1], source, target, (ino, 0))
+        noted = self.notes.journal
+        noted.begin(head[2] & ~UNIQUE_RESEND, head[1], source, target, (ino, 0))
         outcome = FAILED
         try:
             answer = handler(source[0], body, head)
             outcome = DONE
         finally:
-            journal.end(outcome)
+            noted.end(outcome)
         return answer
 
     # What removes or moves one.
@@ -182,8 +181,8 @@ class NotingRequests(_Noting):
         if isinstance(node, File) and node.opens:
             notes.keep_open(node)
             moves = node.data is not None
-        journal = notes.journal
-        journal.begin(unique, head[1], (nodeid, name), (node.nodeid, b""))
+        noted = notes.journal
+        noted.begin(unique, head[1], (nodeid, name), (node.nodeid, b""))
         outcome = FAILED
         try:
             answer = handler(nodeid, body, head)
@@ -192,7 +191,7 @@ class NotingRequests(_Noting):
             notes.removed(node)
             outcome = DONE
         finally:
-            journal.end(outcome)
+            noted.end(outcome)
         return answer
 
     def rename(self, nodeid: int, body: memoryview, head: Head) -> Answer:
@@ -224,8 +223,8 @@ class NotingRequests(_Noting):
         if isinstance(other, File) and not exchange:
             notes.keep_open(other)
         inos = (node.ino if node else 0, other.ino if exchange and other else 0)
-        journal = notes.journal
-        journal.begin(head[2] & ~UNIQUE_RESEND, head[1], (source, old), (goal, new), inos)
+        noted = notes.journal
+        noted.begin(head[2] & ~UNIQUE_RESEND, head[1], (source, old), (goal, new), inos)
         outcome = FAILED
         try:
             answer = handler(source, body, head)
@@ -235,7 +234,7 @@ class NotingRequests(_Noting):
                 notes.moved(node, *ends)
             outcome = DONE
         finally:
-            journal.end(outcome)
+            noted.end(outcome)
         return answer
 
     def _was_done(self, head: Head) -> bool:

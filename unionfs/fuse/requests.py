@@ -32,7 +32,7 @@ from unionfs.core.mountoptions import FOREVER_S, MountOptions
 from unionfs.core.nodes import File, Node
 from unionfs.core.request import Caller, Changes
 from unionfs.fuse import fsioctl, wire
-from unionfs.fuse.listing import Listings, Page
+from unionfs.fuse.listing import Listing, Listings, Page
 from unionfs.fuse.protocol import (
     FSYNC_FDATASYNC,
     OPEN_KILL_SUIDGID,
@@ -65,7 +65,7 @@ COPY_LIMIT: Final = 16 << 20
 _DONE: Final = b""
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY: Final = b"security.capability"
-_DOTS: Final = frozenset({b".", b".."})
+_DOTS: Final = (b".", b"..")
 _NO_ENTRY: Final = bytes(wire.ENTRY.size)
 
 
@@ -119,19 +119,20 @@ class Requests:
         return self._entry(found)
 
     def forget(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        self._forget(nodeid, wire.FORGET.unpack_from(body)[0])
+        self._forget([(nodeid, wire.FORGET.unpack_from(body)[0])])
         return None
 
     def batch_forget(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
-        for nodeid, count in wire.forgets(body):
-            self._forget(nodeid, count)
+        self._forget(wire.forgets(body))
         return None
 
-    def _forget(self, nodeid: int, count: int) -> None:
-        self._bare.discard(nodeid)
-        self._plain.discard(nodeid)
-        self._modes.forgotten(nodeid)
-        self._union.forget(nodeid, count)
+    def _forget(self, forgets: "Sequence[tuple[int, int]]") -> None:
+        """Take back lookups: of which nodes, and how many."""
+        for nodeid, count in forgets:
+            self._bare.discard(nodeid)
+            self._plain.discard(nodeid)
+            self._modes.forgotten(nodeid)
+            self._union.forget(nodeid, count)
 
     def getattr(self, nodeid: int, _body: memoryview, _head: Head) -> Answer:
         return self._attributes(self._union.getattr(nodeid))
@@ -310,15 +311,8 @@ class Requests:
     def readdir(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         _, offset, size = wire.READ.unpack_from(body)
         listing = self._listings.at(nodeid, offset)
-        out: list[bytes] = []
-        for index in listing.after(offset):
-            name = listing.names[index]
-            record = wire.dirent(listing.inos[index], listing.offsets[index], listing.kinds[index], name)
-            size -= len(record)
-            if size < 0:
-                break
-            out.append(record)
-        return self._page(nodeid, out)
+        entries = listing.fitting(offset, size, wire.DIRENT.size)
+        return self._page(nodeid, [_named(listing, index) for index in entries])
 
     def readdirplus(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         _, offset, size = wire.READ.unpack_from(body)
@@ -326,48 +320,44 @@ class Requests:
         if page is not None:
             self._give_again(page.nodes)
             return page.answer
-        listing, left = self._listings.at(nodeid, offset), size
-        out: list[bytes] = []
+        listing = self._listings.at(nodeid, offset)
+        entries = listing.fitting(offset, size, wire.DIRENTPLUS.size)  # each one that is sent must be forgotten again
         nodes: list[Node] = []
-        for index in listing.after(offset):
-            name = listing.names[index]
-            record = wire.dirent(listing.inos[index], listing.offsets[index], listing.kinds[index], name)
-            left -= len(record) + wire.ENTRY.size
-            if left < 0:  # before the lookup: each one that is sent must be forgotten again
-                break
-            entry = self._listed(nodeid, name, nodes)
-            if entry:
-                out += (entry, record)
-        answer = self._page(nodeid, out)
+        answer = self._page(nodeid, self._described(nodeid, listing, entries, nodes))
         if self._keeps_pages and not self._modes.lent:  # what is lent changes without a request
             self._listings.pages.keep((nodeid, offset, size), Page(answer, nodes))
         return answer
+
+    def _described(self, parent: int, listing: Listing, entries: range, nodes: "list[Node]") -> list[bytes]:
+        """Return *entries* with what they are; add those of which the kernel is told so to *nodes*."""
+        at = max(entries.start, min(len(_DOTS), entries.stop))
+        out = [_NO_ENTRY + _named(listing, index) for index in range(entries.start, at)]
+        found = self._union.lookup_all(parent, listing.names[at : entries.stop])
+        nodes += [each[0] for each in found if isinstance(each, tuple)]
+        self._tell(nodes)
+        lifetime, valid, offsets, names = self._entry_valid, self._valid, listing.offsets, listing.names
+        for index, each in enumerate(found, at):
+            if isinstance(each, tuple):
+                node, st = each
+                times = lifetime, valid(node, st)
+                out.append(wire.direntplus(node.nodeid, times, node.ino, st, offsets[index], names[index]))
+            elif not isinstance(each, FileNotFoundError):  # a lookup of its own will say what is wrong
+                out.append(_NO_ENTRY + _named(listing, index))
+        return out
+
+    def _tell(self, nodes: "Sequence[Node]") -> None:
+        """Note that the kernel is told of *nodes*, once each."""
 
     def _give_again(self, nodes: "Sequence[Node]") -> None:
         """Count that the kernel is told of *nodes* once more."""
         for node in nodes:
             node.lookups += 1
+        self._tell(nodes)
 
     def _page(self, nodeid: int, records: list[bytes]) -> bytes:
         if not records:
             self._listings.end(nodeid)
         return b"".join(records)
-
-    def _listed(self, parent: int, name: bytes, nodes: "list[Node]") -> bytes | None:
-        """Return the entry that goes with a listed name: empty for a mere name, None for one that is gone.
-
-        Its node is added to *nodes* if it is told to the kernel.
-        """
-        if name in _DOTS:
-            return _NO_ENTRY
-        try:
-            found = self._union.lookup(parent, name)
-        except FileNotFoundError:
-            return None
-        except OSError:  # the name stays in the listing; a lookup of its own will say what is wrong
-            return _NO_ENTRY
-        nodes.append(found[0])
-        return self._entry(found)
 
     # Attributes beyond the inode's, and the whole file system.
 
@@ -441,6 +431,10 @@ _CHANGING: Final = (
     *("fsyncdir", "setxattr", "removexattr", "syncfs", "read", "readlink"),  # the last two an access time
 )
 """Requests with a handler of their name; every other opcode is answered ENOSYS."""
+
+
+def _named(listing: Listing, index: int) -> bytes:
+    return wire.dirent(listing.inos[index], listing.offsets[index], listing.kinds[index], listing.names[index])
 
 
 def _caller(head: Head, umask: int) -> Caller:

@@ -23,6 +23,7 @@ __all__ = [
     "COPY",
     "CREATE",
     "DIRENT",
+    "DIRENTPLUS",
     "ENTRY",
     "FALLOCATE",
     "FLAGS",
@@ -71,6 +72,7 @@ __all__ = [
     "attr_fields",
     "attributes",
     "dirent",
+    "direntplus",
     "entry",
     "failure",
     "forgets",
@@ -141,6 +143,7 @@ IOCTL_DONE: Final = Struct("=iIII")  # fuse_ioctl_out: result, flags, in_iovs, o
 INITED: Final = Struct("=IIIIHHIIHHII24x")  # fuse_init_out; 64 bytes since 7.23
 MAJOR_ONLY: Final = Struct("=II")  # fuse_init_out before anything is agreed: major, minor
 DIRENT: Final = Struct("=QQII")  # fuse_dirent: ino, next offset, namelen, type
+DIRENTPLUS: Final = Struct(f"=QQQQII{ATTR}QQII")  # fuse_direntplus: an ENTRY and a DIRENT
 STATXED: Final = Struct("=QII16x")  # fuse_statx_out: attr_valid, nsec, flags; then struct statx
 STATX_BODY: Final = Struct("=IIQIIIH2xQQQQqI4xqI4xqI4xqI4xIIII112x")
 """fuse_statx: mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask,
@@ -364,6 +367,20 @@ def statxed(ino: int, st: os.stat_result, btime_ns: int | None, attr_valid: Vali
 def dirent(ino: int, cookie: int, kind: int, text: bytes) -> bytes:
     """Encode one name of a listing. *cookie* is the offset of the entry after it."""
     return DIRENT.pack(ino, cookie, len(text), kind) + text + _PADDING[len(text) & 7]
+
+
+def direntplus(
+    nodeid: int, valid: tuple[Validity, Validity], ino: int, st: os.stat_result, cookie: int, text: bytes
+) -> bytes:
+    """Encode one name of a listing with what it is: an `entry` and a `dirent`.
+
+    *valid*: how long the kernel may keep the name, and the attributes.
+    """
+    (seconds, nanoseconds), (attr_seconds, attr_nanoseconds) = valid
+    length = len(text)
+    ends = (ino, cookie, length, st.st_mode >> 12)
+    head = (nodeid, 0, seconds, attr_seconds, nanoseconds, attr_nanoseconds)
+    return DIRENTPLUS.pack(*head, *attr_fields(ino, st), *ends) + text + _PADDING[length & 7]
 
 
 def statfs(st: os.statvfs_result) -> bytes:
