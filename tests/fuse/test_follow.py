@@ -28,12 +28,25 @@ class Machine:
         self.affinity = {0, 1}
         self.looks = 0
         self.others = 0
+        self.reads = 0
+        self.now_ns = 0
+        self.step_ns = 1_000_000
+        """How long each request takes."""
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
         monkeypatch.setattr(os, "sched_setaffinity", lambda _pid, cpus: setattr(self, "affinity", set(cpus)))
         monkeypatch.setattr(os, "sched_setscheduler", lambda _pid, policy, _: setattr(self, "policy", policy))
         monkeypatch.setattr(follow, "cpu_of", self._cpu_of)
-        monkeypatch.setattr(Follower, "_read_delay", lambda _self: self.delay_ns)
-        monkeypatch.setattr(Follower, "_read_others", lambda _self: self.others)
+        monkeypatch.setattr(Follower, "_read_delay", lambda _self: self._read(self.delay_ns))
+        monkeypatch.setattr(Follower, "_read_others", lambda _self: self._read(self.others))
+        monkeypatch.setattr(time, "monotonic_ns", self._clock)
+
+    def _read(self, value: int) -> int:
+        self.reads += 1
+        return value
+
+    def _clock(self) -> int:
+        self.now_ns += self.step_ns
+        return self.now_ns
 
     def _cpu_of(self, thread: int) -> int:
         self.looks += 1
@@ -124,6 +137,21 @@ def wait_for_the_cpu(machine: Machine, follower: Follower, looks: int, delay_ns:
     for _ in range(looks):
         machine.delay_ns += delay_ns
         send(follower, 8, CLIENT)
+
+
+@pytest.mark.parametrize("others", [(), (0,)])
+def test_requests_that_took_no_time_are_no_reason_to_look(
+    machine: Machine, follower: Follower, others: tuple[int, ...]
+) -> None:
+    send(follower, WINDOW, CLIENT, *others)
+    before, machine.step_ns = machine.reads, 10_000
+    send(follower, 8 * WINDOW, CLIENT, *others)
+    assert machine.reads - before < 10
+    wait_for_the_cpu(machine, follower, 1, HOPELESS_NS)
+    assert machine.follows()  # as far as anybody has looked
+    machine.step_ns = 1_000_000
+    wait_for_the_cpu(machine, follower, 1, HOPELESS_NS)
+    assert not machine.follows()
 
 
 def test_one_long_wait_is_nothing_and_three_in_a_row_are_enough(machine: Machine, follower: Follower) -> None:

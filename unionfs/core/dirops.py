@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from unionfs.core import acl, attrs, copyup, find, inos, ondisk, readdir
 from unionfs.core.files import OpenFile
+from unionfs.core.find import Entry
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
 from unionfs.core.nodes import Dir, File, Node
@@ -85,7 +86,7 @@ def _require_free(state: State, parent: Dir, name: bytes) -> None:
         _fail(errno.EEXIST)
 
 
-def make(state: State, parent: Dir, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
+def make(state: State, parent: Dir, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
     """Make a directory, a device, a fifo, a socket or an empty file, as the type bits of *mode* say."""
     kind = stat.S_IFMT(mode)
     if kind == stat.S_IFCHR and rdev == ondisk.WHITEOUT_RDEV:
@@ -104,14 +105,14 @@ def make(state: State, parent: Dir, name: bytes, mode: int, rdev: int, caller: C
     return _make(state, parent, name, New(mode, caller, rdev), maker)
 
 
-def symlink(state: State, parent: Dir, name: bytes, target: bytes, caller: Caller) -> tuple[Node, os.stat_result]:
+def symlink(state: State, parent: Dir, name: bytes, target: bytes, caller: Caller) -> Entry:
     def maker(dirfd: int, at_name: bytes, _bits: int) -> None:
         os.symlink(target, at_name, dir_fd=dirfd)
 
     return _make(state, parent, name, New(stat.S_IFLNK | 0o777, caller), maker)
 
 
-def _make(state: State, parent: Dir, name: bytes, new: New, maker: Maker) -> tuple[Node, os.stat_result]:
+def _make(state: State, parent: Dir, name: bytes, new: New, maker: Maker) -> Entry:
     mode = new.mode
     upper, place, over_whiteout = _new_place(state, parent, name)
     if over_whiteout:

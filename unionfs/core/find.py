@@ -18,22 +18,67 @@ from unionfs.core.lookup import Found, search
 from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.protection import harden
 from unionfs.core.state import State
-from unionfs.linux import at
 
-__all__ = ["adopt", "adopt_file", "is_visible", "lookup", "lookup_all", "nameless", "number_at", "peek"]
+__all__ = ["Entry", "adopt", "adopt_file", "is_visible", "lookup", "lookup_all", "nameless", "number_at", "peek"]
 
 NAME_MAX: Final = 255
 _S_IFMT: Final = 0o170000
 _SIMPLE: Final = frozenset({stat.S_IFREG, stat.S_IFLNK})
 _ENOENT: Final = os.strerror(errno.ENOENT)
 
+Entry = tuple[Node, os.stat_result]
+"""A node, and what a stat of it shows but for the number, which is the node's."""
 
-def lookup(state: State, parent: Dir, name: bytes) -> tuple[Node, os.stat_result]:
+
+def lookup(state: State, parent: Dir, name: bytes) -> Entry:
     """Return the node and the attributes of *name*, and count one lookup.
 
     Raises:
         FileNotFoundError: the union shows no such name.
     """
+    place = _only_place(state, parent)
+    return _lookup(state, parent, name) if place is None else _lookup_in(place, state, parent, name)
+
+
+def lookup_all(state: State, parent: Dir, names: Sequence[bytes]) -> list[Entry | OSError]:
+    """Return for each of *names*, which are a listing of *parent*, what `lookup` returns or raises."""
+    found: list[Entry | OSError] = []
+    place = _only_place(state, parent)
+    for name in names:
+        if state.descriptors.is_full:
+            state.descriptors.trim()
+        try:
+            found.append(_lookup(state, parent, name) if place is None else _lookup_in(place, state, parent, name))
+        except OSError as exc:
+            found.append(exc)
+    return found
+
+
+def _only_place(state: State, parent: Dir) -> Place | None:
+    """Return the place that alone says what the files in *parent* are: their own attributes, and no mark of ours."""
+    place = parent.places[0]
+    if len(parent.places) > 1 or parent.final is not None or state.rules.metacopy:
+        return None
+    says_more = place.xwhiteouts or place.impure or place.layer.owners is not None
+    return None if says_more else place
+
+
+def _lookup_in(place: Place, state: State, parent: Dir, name: bytes) -> Entry:
+    """Do what `_lookup` does, in half of the time, for most of what is in the only place of *parent*."""
+    if name in parent.children or len(name) > NAME_MAX:
+        return _lookup(state, parent, name)
+    st = place.find(name)
+    if st is None:
+        raise FileNotFoundError(errno.ENOENT, _ENOENT)
+    if st.st_mode & _S_IFMT not in _SIMPLE or st.st_nlink > 1 or name.startswith(ondisk.WHITEOUT_PREFIX):
+        return _lookup(state, parent, name)
+    node = File(parent, name, inos.number(place.layer.fsid, st.st_ino), place, name)
+    state.nodes.add(node)
+    node.lookups += 1
+    return node, st
+
+
+def _lookup(state: State, parent: Dir, name: bytes) -> Entry:
     node = parent.children.get(name)
     if node is not None:
         try:
@@ -57,41 +102,6 @@ def lookup(state: State, parent: Dir, name: bytes) -> tuple[Node, os.stat_result
         raise
     node.lookups += 1
     return node, st
-
-
-def lookup_all(state: State, parent: Dir, names: Sequence[bytes]) -> list[tuple[Node, os.stat_result] | OSError]:
-    """Return for each of *names*, which are a listing of *parent*, what `lookup` returns or raises.
-
-    Costs half of as many lookups where files are nothing but what the only place of *parent* has.
-    """
-    found: list[tuple[Node, os.stat_result] | OSError] = []
-    place = _only_place(state, parent)
-    children, add, note = parent.children, state.nodes.add, found.append
-    for name in names:
-        if place is not None and name not in children:
-            st = at.find(place.fd(), name)
-            if st is not None and st.st_mode & _S_IFMT in _SIMPLE and st.st_nlink == 1:
-                node = File(parent, name, inos.number(place.layer.fsid, st.st_ino), place, name)
-                add(node)
-                node.lookups += 1
-                note((node, st))
-                continue
-        if state.descriptors.is_full:
-            state.descriptors.trim()
-        try:
-            note(lookup(state, parent, name))
-        except OSError as exc:
-            note(exc)
-    return found
-
-
-def _only_place(state: State, parent: Dir) -> Place | None:
-    """Return the place that alone says what the files in *parent* are: their own attributes, and no mark of ours."""
-    place = parent.places[0]
-    if len(parent.places) > 1 or parent.final is not None or state.rules.metacopy:
-        return None
-    says_more = place.xwhiteouts or place.impure or place.layer.owners is not None
-    return None if says_more else place
 
 
 def _search(state: State, parent: Dir, name: bytes) -> Found | None:
@@ -207,7 +217,7 @@ def file_number(state: State, parent: Dir, name: bytes, found: Found) -> int:
     return own
 
 
-def adopt(state: State, parent: Dir, name: bytes, place: Place) -> tuple[Node, os.stat_result]:
+def adopt(state: State, parent: Dir, name: bytes, place: Place) -> Entry:
     """Make the node of what was just created as *name* in *place*, and count one lookup."""
     st = place.lstat(name)
     if not stat.S_ISDIR(st.st_mode):

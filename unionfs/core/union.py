@@ -17,6 +17,7 @@ from unionfs.core import rename as renaming
 from unionfs.core.accesstimes import Noting
 from unionfs.core.config import Config
 from unionfs.core.files import OpenFile
+from unionfs.core.find import Entry
 from unionfs.core.jobs import Job
 from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.readdir import OpenDirectory
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "OpenFile", "Opened", "Union"]
 
-Entry = tuple[Node, os.stat_result]
 Opened = tuple[Node, os.stat_result, Handle]
 _Result = TypeVar("_Result")
 Buffer = bytes | bytearray | memoryview

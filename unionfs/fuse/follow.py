@@ -17,9 +17,9 @@ Dangers, and what is done about them:
 * Starvation. SCHED_IDLE has a hundredth of the normal weight, and next to programs that compute in the same
   session (autogroup) or cgroup we would wait 50 to 200 ms for each request. The daemon has a session of its own,
   where that cannot happen; elsewhere a guard reads how long we were kept from running: soon after we began to
-  follow, then every EIGHT requests. If that was hopelessly long once, or too long three times running, we are an
-  ordinary thread again, for longer each time. What we wait before a request that nobody waits for (a RELEASE
-  or FORGET, queued behind a client that computes) does not count.
+  follow, then every EIGHT requests, unless all of them took less time than would matter. If that was hopelessly long
+  once, or too long three times running, we are an ordinary thread again, for longer each time. What we wait before a
+  request that nobody waits for (a RELEASE or FORGET, queued behind a client that computes) does not count.
 * A crowd. Where other programs want all CPUs anyway, whoever runs under SCHED_IDLE comes last, and nothing is gained
   by it: CPUs are not idle between two requests (measured beside a load of 9 on two CPUs: 1.4 times as long as
   without). So the guard also counts who could run; while it finds as many others as CPUs, nobody is followed.
@@ -32,6 +32,7 @@ Source: Linux kernel/sched/fair.c, select_idle_sibling(), sched_idle_cpu(); sche
 
 import os
 import resource
+import time
 from typing import Final
 
 from unionfs.linux import ids
@@ -77,6 +78,8 @@ class Follower:
         self._all = os.sched_getaffinity(0)
         self._delay_fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         self._delay_ns = self._read_delay()
+        self._read_at_ns = self._counted_at_ns = 0
+        """When we last read how long we waited, and counted who could run. What happened since took no longer."""
         self._load_fd = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
         self._crowd = 0
         self._following = False
@@ -108,7 +111,7 @@ class Follower:
     def saw(self, thread: int) -> None:
         """Note a request of *thread*, and go where it is; 0 is a request that nobody waits for."""
         if not thread:
-            if self._following:
+            if self._following and self._is_time_to_read(time.monotonic_ns()):
                 self._delay_ns = self._read_delay()
             return
         self._requests += 1
@@ -139,8 +142,11 @@ class Follower:
         """Look whether following does harm; at the end of a window also whether it would do good."""
         self._look_at = self._requests + self._until_look
         self._until_look = min(self._until_look * 2, _EIGHT)
-        self._count_others()
-        if self._following:
+        now_ns = time.monotonic_ns()
+        if now_ns - self._counted_at_ns >= _DELAY_NS:
+            self._counted_at_ns = now_ns
+            self._count_others()
+        if self._following and self._is_time_to_read(now_ns):
             self._guard()
         if self._requests < self._window_ends:
             return
@@ -156,6 +162,13 @@ class Follower:
             self._rest -= 1
         elif changes <= _SINGLE and not self._crowd:
             self._start()
+
+    def _is_time_to_read(self, now_ns: int) -> bool:
+        """Tell whether we may have waited for too long; reading it is as much as a tenth of a small request."""
+        if now_ns - self._read_at_ns < _DELAY_NS:
+            return False
+        self._read_at_ns = now_ns
+        return True
 
     def _count_others(self) -> None:
         if self._read_others() < len(self._all):

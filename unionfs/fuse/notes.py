@@ -11,12 +11,12 @@ from unionfs.fuse import journal
 from unionfs.fuse.journal import DONE, Journal, Past
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from unionfs.core.union import Union
     from unionfs.fuse.supervisor import Link
 
-__all__ = ["Notes", "key_of"]
+__all__ = ["Notes", "key_of", "told"]
 
 
 def key_of(handle: int) -> bytes:
@@ -24,7 +24,8 @@ def key_of(handle: int) -> bytes:
     return b"file %d" % handle
 
 
-def _told(node: Node) -> bytes:
+def told(node: Node) -> bytes:
+    """Return what is noted when the kernel is told of *node* once more."""
     if node.final is not None:
         return journal.gone(restore.gone(node))
     if node.lookups == 1 or (isinstance(node, File) and node.links is not None):
@@ -86,10 +87,6 @@ class Notes:
             old.close()
 
     # Nodes.
-
-    def told(self, nodes: "Sequence[Node]") -> None:
-        """The kernel is told of each of *nodes* once more."""
-        self.journal.note(b"".join([_told(node) for node in nodes]))
 
     def removed(self, node: Node) -> None:
         """*node* has lost a name, and so much is noted; was it the last, it may live on, if anybody can ask for it."""

@@ -22,7 +22,7 @@ from unionfs.core.nodes import Dir, File
 from unionfs.fuse import journal, wire
 from unionfs.fuse.frozen import FrozenRequests
 from unionfs.fuse.journal import DONE, FAILED, OPENED, pack_opened
-from unionfs.fuse.notes import Notes
+from unionfs.fuse.notes import Notes, told
 from unionfs.fuse.protocol import UNIQUE_RESEND, Opcode
 from unionfs.fuse.requests import Answer, Head, Requests
 from unionfs.linux.at import RENAME_EXCHANGE
@@ -51,11 +51,11 @@ class _Noting(Requests):
         self._union.on_nameless_copy(notes.nameless)
 
     def _entry(self, found: "Entry") -> bytes:
-        self._tell(found[:1])
+        self.notes.journal.note(told(found[0]))
         return super()._entry(found)
 
     def _tell(self, nodes: "Sequence[Node]") -> None:
-        self.notes.told(nodes)
+        self.notes.journal.note(b"".join([told(node) for node in nodes]))
 
     def batch_forget(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         super().batch_forget(nodeid, body, head)
@@ -95,24 +95,12 @@ class NotingRequests(_Noting):
 
     def create(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         name = wire.name(body[wire.CREATE.size :])
-        return self._make(self._create, nodeid, body, head, name)
-
-    def _create(self, nodeid: int, body: memoryview, head: Head) -> Answer:
-        return self._note_opened(super().create(nodeid, body, head), body, head)
+        return self._make(super().create, nodeid, body, head, name)
 
     def tmpfile(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         if head[2] & UNIQUE_RESEND:
             self._close_unheard(head, forget=True)
-        answer = self._note_opened(super().tmpfile(nodeid, body, head), body, head)
-        if isinstance(answer, bytes):
-            self._keep_nameless(*wire.OFFSET.unpack_from(answer))
-        return answer
-
-    def _note_opened(self, answer: Answer, body: memoryview, head: Head) -> Answer:
-        if isinstance(answer, bytes):
-            (nodeid,) = wire.OFFSET.unpack_from(answer)
-            self._opened(answer, wire.ENTRY.size, nodeid, body, head)
-        return answer
+        return super().tmpfile(nodeid, body, head)
 
     def _make(self, handler: _Handler, nodeid: int, body: memoryview, head: Head, name: bytes) -> Answer:
         if head[2] & UNIQUE_RESEND and self.notes.recent.pop(head[2] & ~UNIQUE_RESEND, None) is not None:
@@ -247,24 +235,17 @@ class NotingRequests(_Noting):
     def open(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         if head[2] & UNIQUE_RESEND:
             self._close_unheard(head, forget=False)
-        answer = super().open(nodeid, body, head)
-        if isinstance(answer, bytes):
-            self._opened(answer, 0, nodeid, body, head)
-            self._keep_nameless(nodeid)
-        return answer
+        return super().open(nodeid, body, head)
 
-    def _keep_nameless(self, nodeid: int) -> None:
-        node = self._union.node(nodeid)
-        if node.final is not None and isinstance(node, File):
-            self.notes.nameless(node)
-
-    def _opened(self, answer: bytes, at: int, nodeid: int, body: memoryview, head: Head) -> None:
-        handle, mode, backing = wire.OPENED.unpack_from(answer, at)
-        (flags,) = wire.FLAGS.unpack_from(body)
+    def _opened(self, nodeid: int, fh: int, flags: int, head: Head) -> bytes:
+        mode, backing = self._modes.opened(nodeid, fh, flags, head[4])
         to_root = backing and self._modes.lent[nodeid].to_root
         unique = head[2] & ~UNIQUE_RESEND
-        record = pack_opened(OPENED, to_root, 0, flags, handle, nodeid, unique, backing, mode)
-        self.notes.opened(handle, record)
+        self.notes.opened(fh, pack_opened(OPENED, to_root, 0, flags, fh, nodeid, unique, backing, mode))
+        node = self._union.file(fh).node
+        if node.final is not None:
+            self.notes.nameless(node)
+        return wire.OPENED.pack(fh, mode, backing)
 
     def release(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         handle, flags, _ = wire.RELEASE.unpack_from(body)

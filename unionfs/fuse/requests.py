@@ -197,18 +197,16 @@ class Requests:
         flags, mode, umask, _ = wire.CREATE.unpack_from(body)
         name = wire.name(body[wire.CREATE.size :])
         node, st, fh = self._union.create(nodeid, name, mode, flags, _caller(head, umask))
-        return self._created((node, st), fh, flags, head[4])
+        self._bare.add(node.nodeid)
+        opened = self._opened(node.nodeid, fh, flags, head)  # first: the mode decides how long attributes hold
+        return self._entry((node, st)) + opened
 
     def tmpfile(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         flags, mode, umask, _ = wire.CREATE.unpack_from(body)
         node, st, fh = self._union.tmpfile(nodeid, mode, flags, _caller(head, umask))
-        return self._created((node, st), fh, flags, head[4])
-
-    def _created(self, entry: "Entry", fh: int, flags: int, uid: int) -> bytes:
-        nodeid = entry[0].nodeid
-        self._bare.add(nodeid)
-        opened = wire.OPENED.pack(fh, *self._modes.opened(nodeid, fh, flags, uid))
-        return self._entry(entry) + opened  # in this order: the mode decides how long attributes hold
+        self._bare.add(node.nodeid)
+        opened = self._opened(node.nodeid, fh, flags, head)
+        return self._entry((node, st)) + opened
 
     def open(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         flags, kill = wire.OPEN.unpack_from(body)
@@ -219,6 +217,10 @@ class Requests:
             self._modes.drop_attributes(nodeid)
         else:
             fh = self._union.open(nodeid, flags, again=self._modes.has_opened(nodeid))
+        return self._opened(nodeid, fh, flags, head)
+
+    def _opened(self, nodeid: int, fh: int, flags: int, head: Head) -> bytes:
+        """Return what the kernel is told of a file that was opened for it."""
         return wire.OPENED.pack(fh, *self._modes.opened(nodeid, fh, flags, head[4]))
 
     def release(self, nodeid: int, body: memoryview, _head: Head) -> Answer:

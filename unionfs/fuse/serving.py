@@ -43,6 +43,8 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 """From reading: there is no mount any more."""
 _ONE_WRITE: Final = 8192
 """Bytes up to which putting a body behind its header is cheaper than writing a vector of both."""
+_HEADER: Final = wire.REPLY.size
+_pack_reply: Final = wire.REPLY.pack
 _SIGKILL: Final = 1 << 8
 
 PATIENCE_S: Final = 10.0
@@ -139,15 +141,15 @@ class Server:
                 self._unhandled(head, body)
                 return
             answer = handler(head[3], body, head)
-            if answer is None:
-                return
-            if isinstance(answer, int):
+            if isinstance(answer, bytes):  # nearly always
+                self._reply(head[2], answer)
+            elif isinstance(answer, int):
                 self._fail(head, answer)
             elif isinstance(answer, Span):
                 self._splice(head, answer)
             elif isinstance(answer, Job):
                 self._wait(answer, _Waiting(head, b"", answered_by_job=True))
-            else:
+            elif answer is not None:
                 self._reply(head[2], answer)
         except Deferred as deferred:
             self._wait(deferred.job, _Waiting(head, bytes(body), answered_by_job=False))
@@ -170,11 +172,14 @@ class Server:
 
     def _reply(self, unique: int, body: bytes | memoryview) -> None:
         size = len(body)
-        header = wire.REPLY.pack(wire.REPLY.size + size, 0, unique)
-        if size <= _ONE_WRITE:
-            self._write(header + body)
-        else:
-            self._write(header, body)
+        header = _pack_reply(_HEADER + size, 0, unique)
+        try:
+            if size <= _ONE_WRITE:
+                os.write(self._device, header + body)
+            else:
+                os.writev(self._device, (header, body))
+        except OSError as exc:
+            self._lost(exc)
 
     def _splice(self, head: Head, span: Span) -> None:
         try:
@@ -186,12 +191,10 @@ class Server:
                 self._reply(head[2], self._requests.data(*span))
 
     def _fail(self, head: Head, error: int) -> None:
-        if head[1] not in UNANSWERED:
-            self._write(wire.failure(head[2], error))
-
-    def _write(self, *parts: bytes | memoryview) -> None:
+        if head[1] in UNANSWERED:
+            return
         try:
-            os.writev(self._device, parts)
+            os.write(self._device, wire.failure(head[2], error))
         except OSError as exc:
             self._lost(exc)
 

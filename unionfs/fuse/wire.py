@@ -26,7 +26,6 @@ __all__ = [
     "DIRENTPLUS",
     "ENTRY",
     "FALLOCATE",
-    "FLAGS",
     "FORGET",
     "FORGET_ONE",
     "FSYNC",
@@ -110,7 +109,6 @@ RENAME: Final = Struct("=Q")  # fuse_rename_in: newdir
 RENAME2: Final = Struct("=QI4x")  # fuse_rename2_in: newdir, flags
 LINK: Final = Struct("=Q")  # fuse_link_in: oldnodeid
 OPEN: Final = Struct("=II")  # fuse_open_in: flags, open_flags
-FLAGS: Final = Struct("=I")  # the first field of fuse_open_in and fuse_create_in
 CREATE: Final = Struct("=IIII")  # fuse_create_in: flags, mode, umask, open_flags
 READ: Final = Struct("=QQI20x")  # fuse_read_in: fh, offset, size
 WRITE: Final = Struct("=QQII16x")  # fuse_write_in: fh, offset, size, write_flags
