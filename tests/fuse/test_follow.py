@@ -130,6 +130,31 @@ def test_a_crowd_that_is_away_now_and_then_is_one(machine: Machine, follower: Fo
     assert not machine.follows()
 
 
+def read_big(follower: Follower, count: int) -> None:
+    for _ in range(count):
+        send(follower, 1, CLIENT)
+        follower.reads_big()
+
+
+def test_who_reads_a_big_file_is_left_his_cpu_until_he_has_done(machine: Machine, follower: Follower) -> None:
+    send(follower, 1, CLIENT)
+    read_big(follower, 3)
+    assert machine.follows()
+    read_big(follower, 1)
+    for _ in range(4 * WINDOW):
+        assert (machine.follows(), machine.affinity) == (False, {0, 1})
+        read_big(follower, 1)
+    send(follower, 2 * WINDOW, CLIENT)
+    assert (machine.follows(), machine.affinity) == (True, {1})
+
+
+def test_big_files_among_small_ones_are_no_reason_to_leave(machine: Machine, follower: Follower) -> None:
+    for _ in range(2 * WINDOW):
+        read_big(follower, 3)
+        send(follower, 2, CLIENT)
+        assert machine.follows()
+
+
 LONG_NS, HOPELESS_NS = 2_000_000, 50_000_000
 
 

@@ -43,6 +43,8 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 """From reading: there is no mount any more."""
 _ONE_WRITE: Final = 8192
 """Bytes up to which putting a body behind its header is cheaper than writing a vector of both."""
+_BIG: Final = 128 << 10
+"""Bytes of a READ that takes longer than waking another CPU for it."""
 _HEADER: Final = wire.REPLY.size
 _pack_reply: Final = wire.REPLY.pack
 _SIGKILL: Final = 1 << 8
@@ -182,6 +184,8 @@ class Server:
             self._lost(exc)
 
     def _splice(self, head: Head, span: Span) -> None:
+        if self._follower is not None and span.size >= _BIG:
+            self._follower.reads_big()
         try:
             spliced = self._splicer.send(head[2], span)
         except OSError as exc:
