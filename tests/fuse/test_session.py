@@ -19,23 +19,34 @@ from unionfs.errors import MountError
 from unionfs.fuse import session
 
 
-def moments(monkeypatch: pytest.MonkeyPatch, asked: Iterable[int], pending: set[int]) -> int:
-    """Return how many moments it waits while the engine counts *asked* requests, with signals *pending*."""
+def moments(
+    monkeypatch: pytest.MonkeyPatch, asked: Iterable[int], pending: set[int], copying: Iterable[int] = ()
+) -> int:
+    """Return how many moments it waits while the engine counts *asked* requests, with signals *pending*.
+
+    *copying* are the files that are being copied up, whenever that is asked for; then none.
+    """
     waited: list[float] = []
     counts = iter(asked)
     engine: Any = SimpleNamespace(statistics=lambda: {"lookup": next(counts), "getattr": 0})
+    jobs = itertools.chain(copying, itertools.repeat(0))
+    union: Any = SimpleNamespace(stats=lambda: {"copying_up": next(jobs)})
     unused: Any = None
     monkeypatch.setattr(time, "sleep", waited.append)
     monkeypatch.setattr(signal, "sigpending", lambda: pending)
     served = session.Session(
         config=Config(lower=(Path("/"),)), options=MountOptions(), mountpoint=Path("/mnt"), log_file=None
     )
-    session._Served(served, unused, engine, unused, None)._let_work()
+    session._Served(served, union, engine, unused, None)._let_work()
     return len(waited)
 
 
 def test_trio_waits_for_the_first_moment_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moments(monkeypatch, [5, 9, 9], set()) == 3
+
+
+def test_trio_waits_until_a_file_is_copied_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert moments(monkeypatch, itertools.repeat(5), set(), copying=[1, 2]) == 4
 
 
 def test_trio_waits_for_nobody_where_a_signal_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

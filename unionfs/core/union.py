@@ -399,6 +399,7 @@ class Union:
             "open_files": len(self._files.files),
             "open_directories": len(self._files.directories),
             "descriptors": len(self._state.descriptors.opened),
+            "copying_up": len(self._state.jobs),
             "copy_ups": counters.copy_ups,
             "copied_bytes": counters.copied_bytes,
         }

@@ -201,13 +201,14 @@ class _Served:
         """Wait until nobody asks anything, or a signal is there, but not for long.
 
         Importing trio holds the interpreter for 70 ms, for which those would wait who walk the tree as soon as it is
-        mounted (measured: 140 ms instead of 100 for 2,880 files).
+        mounted (measured: 140 ms instead of 100 for 2,880 files) or copy up a big file (150 instead of 105 for 256 MB).
         """
         asked = -1
         for _ in range(_MOMENTS):
             time.sleep(_MOMENT_S)
             before, asked = asked, sum(self._engine.statistics().values())
-            if asked == before or signal.sigpending() & set(OBEYED):
+            is_idle = asked == before and not self._union.stats()["copying_up"]
+            if is_idle or signal.sigpending() & set(OBEYED):
                 return
 
     async def _main(self, announce: Callable[[], None] | None) -> None:
