@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.fuse.plain import PlainUnion
 from tests.mounting import Stack
 from unionfs.core.request import DirEntry
-from unionfs.fuse.listing import KEPT, Listing, Listings, offset_of
+from unionfs.fuse.listing import KEPT, Listing, Listings
 
 if TYPE_CHECKING:
     from unionfs.core.union import Union
@@ -46,7 +46,7 @@ def test_the_dots_come_first_and_offsets_grow() -> None:
     assert found.names[:2] == (b".", b"..")
     assert list(found.offsets) == sorted(found.offsets)
     assert found.offsets[0] > 0
-    assert max(offset_of(bytes([byte])) for byte in range(1, 256)) < 1 << 63
+    assert max(listing({bytes([byte]) for byte in range(1, 256)}).offsets) < 1 << 63
 
 
 def test_a_listing_is_kept_until_it_is_read_to_its_end(tmp_path: Path) -> None:

@@ -43,10 +43,10 @@ def lookup(state: State, parent: Dir, name: bytes) -> Entry:
 def lookup_all(state: State, parent: Dir, names: Sequence[bytes]) -> list[Entry | OSError]:
     """Return for each of *names*, which are a listing of *parent*, what `lookup` returns or raises."""
     found: list[Entry | OSError] = []
-    place = _only_place(state, parent)
+    place, descriptors = _only_place(state, parent), state.descriptors
     for name in names:
-        if state.descriptors.is_full:
-            state.descriptors.trim()
+        if len(descriptors.opened) > descriptors.limit:
+            descriptors.trim()
         try:
             found.append(_lookup(state, parent, name) if place is None else _lookup_in(place, state, parent, name))
         except OSError as exc:

@@ -77,10 +77,6 @@ class Descriptors:
         self.limit = limit
         self.opened: dict[Place, None] = {}
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.opened) > self.limit
-
     def trim(self) -> None:
         """Close the oldest quarter."""
         for place in list(self.opened)[: max(1, len(self.opened) // 4)]:
@@ -185,7 +181,7 @@ class Place:
     def find(self, name: bytes) -> os.stat_result | None:
         """Return the attributes of *name*, or None; asks the disk only for names that may be there."""
         if self.names is None:
-            st = at.find(self.fd(), name)
+            st = at.find(self._fd if self._fd >= 0 else self._open(), name)
             if st is None:
                 self._misses += 1
                 if self._misses == MISSES_TO_LEARN:

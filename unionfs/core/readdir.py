@@ -12,7 +12,7 @@ Source: Linux fs/overlayfs/readdir.c.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, final
 
 from unionfs.core import find, inos, ondisk
@@ -70,19 +70,21 @@ def snapshot(state: State, node: Dir) -> list[Listed]:
     return [*dots, *merged(state, node)]
 
 
-def merged(state: State, node: Dir) -> Iterator[Listed]:
-    """Yield the visible names of *node*."""
-    places = node.places
-    if len(places) == 1 and not places[0].impure:
-        place = places[0]
-        fsid = place.layer.fsid
-        for name, entry, kind in _entries(place):
-            if kind is not None:
-                yield name, inos.number(fsid, entry.inode()) if fsid else entry.inode(), kind
-        return
+def merged(state: State, node: Dir) -> Iterable[Listed]:
+    """Return the visible names of *node*."""
+    place = node.places[0]
+    if len(node.places) > 1 or place.impure:
+        return _merged(state, node)
+    fsid = place.layer.fsid
+    if not fsid:
+        return ((name, real, kind) for name, real, kind in _entries(place) if kind is not None)
+    return ((name, inos.number(fsid, real), kind) for name, real, kind in _entries(place) if kind is not None)
+
+
+def _merged(state: State, node: Dir) -> Iterator[Listed]:
     decided: dict[bytes, tuple[Place, int, int | None]] = {}
     again: dict[bytes, None] = {}
-    for place in places:
+    for place in node.places:
         _decide(place, decided, again)
     for name, (place, real, kind) in decided.items():
         if kind is not None:
@@ -98,14 +100,14 @@ def _decide(place: Place, decided: dict[bytes, tuple[Place, int, int | None]], a
     """
     deleted: list[bytes] = []
     seen: set[bytes] = set()
-    for name, entry, kind in _entries(place):
+    for name, real, kind in _entries(place):
         seen.add(name)
         if kind is None and name.startswith(ondisk.WHITEOUT_PREFIX):
             deleted.append(name[len(ondisk.WHITEOUT_PREFIX) :])
             continue
         known = decided.get(name)
         if known is None:
-            decided[name] = (place, 0 if kind is None else entry.inode(), kind)
+            decided[name] = (place, real, kind)
         elif kind == _DIRECTORY and known[2] == _DIRECTORY:
             again[name] = None
     place.learned(seen)
@@ -113,28 +115,33 @@ def _decide(place: Place, decided: dict[bytes, tuple[Place, int, int | None]], a
         decided.setdefault(name, (place, 0, None))
 
 
-def _entries(place: Place) -> Iterator[tuple[bytes, "os.DirEntry[str]", int | None]]:
-    """Yield name, entry and type of all that is in *place*; the type of a whiteout is None."""
+def _entries(place: Place) -> Iterator[tuple[bytes, int, int | None]]:
+    """Yield name, real inode number and type of all that is in *place*; the type of a whiteout is None."""
+    is_plain = not place.xwhiteouts and place.layer.owners is None
     for entry in place.scan():
         text = entry.name
         name = text.encode() if text.isascii() else os.fsencode(text)
         if text.startswith(".wh."):
             if not name.startswith(ondisk.META_PREFIX):
-                yield name, entry, None
+                yield name, 0, None
         elif entry.is_file(follow_symlinks=False):
-            if place.xwhiteouts and _is_whiteout(place, name):
-                yield name, entry, None
-            else:
-                owners = place.layer.owners
-                yield name, entry, _FILE if owners is None else owners.kind(place.target(name)) >> 12
+            yield name, entry.inode(), _FILE if is_plain else _kind_of_file(place, name)
         elif entry.is_dir(follow_symlinks=False):
-            yield name, entry, _DIRECTORY
+            yield name, entry.inode(), _DIRECTORY
         elif entry.is_symlink():
-            yield name, entry, _SYMLINK
+            yield name, entry.inode(), _SYMLINK
         else:
             st = place.find(name)
             if st is not None:
-                yield name, entry, None if ondisk.is_whiteout(st) else st.st_mode >> 12
+                yield name, st.st_ino, None if ondisk.is_whiteout(st) else st.st_mode >> 12
+
+
+def _kind_of_file(place: Place, name: bytes) -> int | None:
+    """Return what a regular file stands for: nothing (None), itself, or what only an attribute says."""
+    if place.xwhiteouts and _is_whiteout(place, name):
+        return None
+    owners = place.layer.owners
+    return _FILE if owners is None else owners.kind(place.target(name)) >> 12
 
 
 def _is_whiteout(place: Place, name: bytes) -> bool:

@@ -39,6 +39,8 @@ KEPT: Final = 64
 
 _DOTS: Final = (1, 2)
 """The offsets after ``.`` and ``..``, which come first."""
+_FIRST: Final = 3
+"""The least that other names have."""
 
 
 class _Divisor:
@@ -59,7 +61,8 @@ class Listing:
     __slots__ = ("inos", "kinds", "names", "offsets")
 
     def __init__(self, entries: "Sequence[Listed]") -> None:
-        named = sorted([(offset_of(name), name, ino, kind) for name, ino, kind in entries[2:]])
+        divisor, number = DIVISOR.value, int.from_bytes
+        named = sorted([(number(name, "big") % divisor + _FIRST, name, ino, kind) for name, ino, kind in entries[2:]])
         dots = [(offset, *entry) for offset, entry in zip(_DOTS, entries, strict=False)]
         offsets, self.names, inos, kinds = zip(*dots, *named, strict=True)
         self.offsets = array("q", offsets)
@@ -129,8 +132,3 @@ class Pages:
         self._kept[key] = page
         if len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
-
-
-def offset_of(name: bytes) -> int:
-    """Return the offset after *name*."""
-    return int.from_bytes(name, "big") % DIVISOR.value + len(_DOTS) + 1

@@ -337,11 +337,14 @@ class Requests:
         found = self._union.lookup_all(parent, listing.names[at : entries.stop])
         nodes += [each[0] for each in found if isinstance(each, tuple)]
         self._tell(nodes)
-        lifetime, valid, offsets, names = self._entry_valid, self._valid, listing.offsets, listing.names
+        offsets, names = listing.offsets, listing.names
+        lasting, changes = (self._entry_valid, self._attr_valid), self._modes.changing or self._modes.lent
         for index, each in enumerate(found, at):
             if isinstance(each, tuple):
                 node, st = each
-                times = lifetime, valid(node, st)
+                times = lasting
+                if changes or st.st_nlink > 1:
+                    times = self._entry_valid, self._valid(node, st)
                 out.append(wire.direntplus(node.nodeid, times, node.ino, st, offsets[index], names[index]))
             elif not isinstance(each, FileNotFoundError):  # a lookup of its own will say what is wrong
                 out.append(_NO_ENTRY + _named(listing, index))

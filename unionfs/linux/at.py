@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import resource
 import struct
@@ -61,6 +62,8 @@ _MNT_ID_OFFSET: Final = 144
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_BATCH: Final = 1024
+"""Entries of a directory that are read at once: to resume a generator for each would cost more than to read it."""
 _PATH_MAX: Final = 4096
 _OPENAT2: Final = 437
 _BELOW: Final = struct.pack("=QQQ", _DIRECTORY, 0, 0x04 | 0x08)
@@ -228,20 +231,24 @@ def set_times(fd: int, times_ns: tuple[int, int]) -> None:
 
 
 def scan(dirfd: int) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of an open directory, unordered, without ``.`` and ``..``.
+    """Return the entries of an open directory, unordered, without ``.`` and ``..``.
 
     A descriptor that is a mere place is opened again for reading first.
     """
+    return itertools.chain.from_iterable(_batches(dirfd))
+
+
+def _batches(dirfd: int) -> Iterator[list[os.DirEntry[str]]]:
     try:
         with os.scandir(dirfd) as entries:
-            yield from entries
+            while batch := list(itertools.islice(entries, _BATCH)):
+                yield batch
     except OSError as exc:
         if exc.errno != errno.EBADF:  # only the first entry can fail with it: so nothing was yielded yet
             raise
         fd = os.open(b"/proc/self/fd/%d" % dirfd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with os.scandir(fd) as entries:
-                yield from entries
+            yield from _batches(fd)
         finally:
             os.close(fd)
 
