@@ -4,6 +4,7 @@ Nodes that have a name are awaited (``awaited.py``). Files that have none any mo
 which somebody kept; of directories that were removed, the attributes are all that is left.
 """
 
+import operator
 import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple, final
@@ -25,6 +26,8 @@ FIELDS: Final = (
     *("st_blksize", "st_blocks", "st_rdev"),
 )
 """The attributes that are kept of something without a name."""
+
+_fields: Final = operator.attrgetter(*FIELDS)
 
 _NOT_AGAIN: Final = os.O_TRUNC | os.O_CREAT | os.O_EXCL
 
@@ -54,8 +57,7 @@ class Opening(NamedTuple):
 def gone(node: File | Dir) -> Gone:
     """Describe *node*, which has no name any more."""
     place = node.place if isinstance(node, File) else node.places[0]
-    final_st = node.final or attrs.stat_of(node)
-    st = tuple(getattr(final_st, name) for name in FIELDS)
+    st = _fields(node.final or attrs.stat_of(node))
     return Gone(node.nodeid, node.ino, place.layer.index, node.links_left, node.lookups, st)
 
 
