@@ -57,6 +57,10 @@ class _Noting(Requests):
     def _tell(self, nodes: "Sequence[Node]") -> None:
         self.notes.journal.note(b"".join([told(node) for node in nodes]))
 
+    def _give_again(self, nodes: "Sequence[Node]") -> None:
+        super()._give_again(nodes)
+        self.notes.journal.note(b"".join([journal.lookups(node.nodeid, 1) for node in nodes]))
+
     def batch_forget(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         super().batch_forget(nodeid, body, head)
         self.notes.tidy()

@@ -357,7 +357,6 @@ class Requests:
         """Count that the kernel is told of *nodes* once more."""
         for node in nodes:
             node.lookups += 1
-        self._tell(nodes)
 
     def _page(self, nodeid: int, records: list[bytes]) -> bytes:
         if not records:
