@@ -36,6 +36,7 @@ class OpenFile:
     node: Node
     flags: int
     writable_layer: bool = True
+    handle: int = 0
 
 
 @dataclass
@@ -176,6 +177,8 @@ class PlainUnion:
     def _opened(self, handle: "OpenFile | Listing") -> int:
         number = self._number()
         self.handles[number] = handle
+        if isinstance(handle, OpenFile):
+            handle.handle = number
         return number
 
     def open(self, nodeid: int, flags: int, *, again: bool = False) -> int:

@@ -106,10 +106,11 @@ class FileTable:
 
     def add(self, opened: OpenFile, handle: int | None = None) -> Handle:
         """Note an open file, under *handle* if its opener has that already."""
-        opened.handle = self.number() if handle is None else Handle(handle)
-        self.files[opened.handle] = opened
+        handle = self.number() if handle is None else Handle(handle)
+        opened.handle = handle
+        self.files[handle] = opened
         _attach(opened)
-        return opened.handle
+        return handle
 
     def __getitem__(self, fh: int) -> OpenFile:
         try:
@@ -269,14 +270,12 @@ def fsync_directory(state: State, node: Dir, datasync: bool) -> Job | None:
     return _sync_job(place.fd(), os.fdatasync if datasync else os.fsync)
 
 
-def settle(state: State, *nodes: Dir) -> None:
-    """With dirsync, write through the directories that have just been changed; others wait meanwhile.
+def settle(*nodes: Dir) -> None:
+    """Write through directories that have just been changed, as dirsync asks; others wait meanwhile.
 
     Raises:
         OSError: EIO, the disk did not take it, though the change was made.
     """
-    if not state.config.dirsync or state.config.fsync is Fsync.VOLATILE:
-        return
     for node in dict.fromkeys(nodes):
         if node.upper is not None and not node.is_gone:
             os.fsync(node.upper.fd())

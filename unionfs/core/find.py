@@ -234,7 +234,7 @@ def adopt_file(state: State, parent: Dir, name: bytes, place: Place, st: os.stat
     node.is_hardened = True
     state.nodes.add(node)
     node.lookups = 1
-    return node, _shown(node, st)
+    return node, st if place.layer.owners is None else attrs.file_stat(node, st)
 
 
 def nameless(state: State, parent: Dir, place: Place, st: os.stat_result) -> File:

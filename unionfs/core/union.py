@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, final
 from unionfs.core import attrs, dirops, fileflags, files, find, readdir, xattrs
 from unionfs.core import rename as renaming
 from unionfs.core.accesstimes import Noting
-from unionfs.core.config import Config
+from unionfs.core.config import Config, Fsync
 from unionfs.core.files import OpenFile
 from unionfs.core.find import Entry
 from unionfs.core.jobs import Job
@@ -54,6 +54,7 @@ class Union:
         self._state = open_stack(config, defer=defer, given=given)
         self._nodes = self._state.nodes
         self._files = self._state.files
+        self._syncs_names = config.dirsync and config.fsync is not Fsync.VOLATILE
 
     def __enter__(self) -> Self:
         return self
@@ -175,23 +176,27 @@ class Union:
         """Remove the name of anything but a directory."""
         above = self._nodes.directory(parent)
         dirops.unlink(self._state, above, name)
-        files.settle(self._state, above)
+        if self._syncs_names:
+            files.settle(above)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
         above = self._nodes.directory(parent)
         dirops.rmdir(self._state, above, name)
-        files.settle(self._state, above)
+        if self._syncs_names:
+            files.settle(above)
 
     def rename(self, parent: int, name: bytes, newparent: int, newname: bytes, flags: int = 0) -> None:
         """Rename; *flags* as renameat2(2)."""
         old = renaming.End(self._nodes.directory(parent), name)
         new = renaming.End(self._nodes.directory(newparent), newname)
         renaming.rename(self._state, old, new, flags)
-        files.settle(self._state, old.parent, new.parent)
+        if self._syncs_names:
+            files.settle(old.parent, new.parent)
 
-    def _settled(self, result: _Result, *changed: Dir) -> _Result:
-        files.settle(self._state, *changed)
+    def _settled(self, result: _Result, above: Dir) -> _Result:
+        if self._syncs_names:
+            files.settle(above)
         return result
 
     def readlink(self, nodeid: int) -> bytes:

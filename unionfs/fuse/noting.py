@@ -241,12 +241,13 @@ class NotingRequests(_Noting):
             self._close_unheard(head, forget=False)
         return super().open(nodeid, body, head)
 
-    def _opened(self, nodeid: int, fh: int, flags: int, head: Head) -> bytes:
-        mode, backing = self._modes.opened(nodeid, fh, flags, head[4])
-        to_root = backing and self._modes.lent[nodeid].to_root
-        unique = head[2] & ~UNIQUE_RESEND
-        self.notes.opened(fh, pack_opened(OPENED, to_root, 0, flags, fh, nodeid, unique, backing, mode))
-        node = self._union.file(fh).node
+    def _opened(self, fh: int, head: Head) -> bytes:
+        file = self._union.file(fh)
+        mode, backing = self._modes.opened(file, head[4])
+        node, unique = file.node, head[2] & ~UNIQUE_RESEND
+        to_root = backing and self._modes.lent[node.nodeid].to_root
+        record = pack_opened(OPENED, to_root, 0, file.flags, fh, node.nodeid, unique, backing, mode)
+        self.notes.opened(fh, record)
         if node.final is not None:
             self.notes.nameless(node)
         return wire.OPENED.pack(fh, mode, backing)

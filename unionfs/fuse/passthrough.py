@@ -84,11 +84,11 @@ class Cached:
         self.lent: dict[int, _Lent] = {}
         """Nodes whose real files the kernel reads and writes itself."""
 
-    def opened(self, nodeid: int, fh: int, flags: int, uid: int) -> tuple[int, int]:
+    def opened(self, file: "OpenFile", uid: int) -> tuple[int, int]:
         """Return the OpenReply flags and the backing id of a file that *uid* just opened."""
-        del flags, uid
-        self.store(nodeid, self._union.file(fh))
-        return _CACHED_ANEW if self._union.is_reading_noted(fh) else _CACHED
+        del uid
+        self.store(file.node.nodeid, file)
+        return _CACHED_ANEW if self._union.is_reading_noted(file.handle) else _CACHED
 
     def released(self, nodeid: int, flags: int) -> None:
         """Note that a file that was opened with *flags* is closed."""
@@ -141,17 +141,17 @@ class Passthrough(Cached):
         self._cached: dict[int, int] = {}
         """Nodes with cached opens, and how many."""
 
-    def opened(self, nodeid: int, fh: int, flags: int, uid: int) -> tuple[int, int]:
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
+    def opened(self, file: "OpenFile", uid: int) -> tuple[int, int]:
+        nodeid, access = file.node.nodeid, file.flags & os.O_ACCMODE
+        writes = access != os.O_RDONLY
         lent = self.lent.get(nodeid)
         if lent is None:
-            file = self._union.file(fh)
             passable = file.writable_layer and nodeid not in self._cached
             lent = self._lend(nodeid, file.fd, to_root=uid == 0 or not writes) if passable else None
             if lent is None:
                 return self._open_cached(nodeid, file)
         lent.count += 1
-        if flags & os.O_ACCMODE == os.O_RDWR:
+        if access == os.O_RDWR:
             self._map(nodeid)
         return (_ASKING if writes and lent.to_root and uid else _THROUGH), lent.backing
 

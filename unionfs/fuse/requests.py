@@ -198,14 +198,14 @@ class Requests:
         name = wire.name(body[wire.CREATE.size :])
         node, st, fh = self._union.create(nodeid, name, mode, flags, _caller(head, umask))
         self._bare.add(node.nodeid)
-        opened = self._opened(node.nodeid, fh, flags, head)  # first: the mode decides how long attributes hold
+        opened = self._opened(fh, head)  # first: the mode decides how long attributes hold
         return self._entry((node, st)) + opened
 
     def tmpfile(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         flags, mode, umask, _ = wire.CREATE.unpack_from(body)
         node, st, fh = self._union.tmpfile(nodeid, mode, flags, _caller(head, umask))
         self._bare.add(node.nodeid)
-        opened = self._opened(node.nodeid, fh, flags, head)
+        opened = self._opened(fh, head)
         return self._entry((node, st)) + opened
 
     def open(self, nodeid: int, body: memoryview, head: Head) -> Answer:
@@ -217,11 +217,11 @@ class Requests:
             self._modes.drop_attributes(nodeid)
         else:
             fh = self._union.open(nodeid, flags, again=self._modes.has_opened(nodeid))
-        return self._opened(nodeid, fh, flags, head)
+        return self._opened(fh, head)
 
-    def _opened(self, nodeid: int, fh: int, flags: int, head: Head) -> bytes:
+    def _opened(self, fh: int, head: Head) -> bytes:
         """Return what the kernel is told of a file that was opened for it."""
-        return wire.OPENED.pack(fh, *self._modes.opened(nodeid, fh, flags, head[4]))
+        return wire.OPENED.pack(fh, *self._modes.opened(self._union.file(fh), head[4]))
 
     def release(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         fh, flags, _ = wire.RELEASE.unpack_from(body)
@@ -442,7 +442,7 @@ def _named(listing: Listing, index: int) -> bytes:
 
 
 def _caller(head: Head, umask: int) -> Caller:
-    return Caller(head[4], head[5], umask, head[6])
+    return tuple.__new__(Caller, (head[4], head[5], umask, head[6]))  # without a call of its own in between
 
 
 def _sized(value: bytes, size: int) -> bytes:
