@@ -94,39 +94,45 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
         directory(state, node.parent)
     copy = _prepare(upper, node, size, hard_links=state.config.index)
     if copy.data >= 0:
-        refuse_metacopy(state, copy.data, node.place)
+        names = refuse_metacopy(state, copy.data, node.place)
+        copy.names = names if copy.source == copy.data else None
     if copy.flags & (fileops.FS_APPEND | fileops.FS_IMMUTABLE) and not lifts_flags:
         copy.close()
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
     _start(state, node, copy, lambda error: _finish(state, upper, node, copy, error))
 
 
-def refuse_metacopy(state: State, fd: int, place: Place) -> None:
+def refuse_metacopy(state: State, fd: int, place: Place) -> list[str] | None:
     """Close *fd*, a file of *place*, if its data are in another layer and this union was told not to look there.
 
-    Without this it would read as zeros.
+    Without this it would read as zeros. Returns the names of its attributes, or None if it was not asked for them.
 
     Raises:
         RefusedMark: it has a metacopy mark.
     """
     if state.rules.metacopy:
-        return
+        return None
     try:
-        if place.layer.xattrs.metacopy in xattr.names(fd):
+        names = xattr.names(fd)
+        if place.layer.xattrs.metacopy in names:
             raise RefusedMark("a file without its data; mount with metacopy=on to see them")
     except OSError:
         os.close(fd)
         raise
+    return names
 
 
 def _start(state: State, node: File, copy: Copy, finish: Callable[[BaseException | None], None]) -> None:
     """Do the copy now, or hand it out as a job if it would keep others waiting."""
-    job = Job(lambda: run(copy), finish)
-    long = copy.size > INLINE_BYTES or (copy.upper.syncs and copy.data >= 0)
-    if state.defer and long:
-        state.jobs[node] = job
+    if state.defer and (copy.size > INLINE_BYTES or (copy.upper.syncs and copy.data >= 0)):
+        state.jobs[node] = job = Job(lambda: run(copy), finish)
         raise Deferred(job)
-    job.complete()
+    try:
+        run(copy)
+    except BaseException as exc:
+        finish(exc)
+        raise
+    finish(None)
 
 
 def _prepare(upper: Upper, node: File, size: int | None, *, hard_links: bool) -> Copy:

@@ -13,8 +13,7 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from unionfs.core import copyup, dirops, files, find, ondisk, readdir
 from unionfs.core.layer import Place
@@ -28,8 +27,7 @@ from unionfs.linux import at
 __all__ = ["End", "rename"]
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """One end of a rename: a name in a directory."""
 
     parent: Dir

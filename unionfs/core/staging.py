@@ -41,6 +41,8 @@ class Copy:
     origin: bytes | None = None
     flags: int = 0
     """The source's file flags (chattr) that the copy is to have."""
+    names: list[str] | None = None
+    """The source's extended attributes; None if nobody has asked yet."""
     target_fd: int = -1
     copied: int = 0
 
@@ -96,7 +98,9 @@ def copy_owner(copy: Copy) -> None:
 
 def copy_xattrs(copy: Copy) -> None:
     marks, acls = copy.upper.layer.xattrs, () if copy.upper.layer.owners is None else xattr.ACLS
-    xattr.copy(copy.source, copy.target, lambda name: None if name in acls else marks.copied(name))
+    names = xattr.names(copy.source) if copy.names is None else copy.names
+    if names:
+        xattr.copy(copy.source, copy.target, names, lambda name: None if name in acls else marks.copied(name))
 
 
 def copy_mode(copy: Copy) -> None:

@@ -170,7 +170,12 @@ class Upper:
             target = at.proc_path(self.work_fd, temp)
             os.chown(temp, st.st_uid, st.st_gid, dir_fd=self.work_fd)
             kept = self.layer.owners.override if self.layer.owners is not None else ""
-            xattr.copy(old.fd(), target, lambda each: each if each == kept else self.layer.xattrs.copied(each))
+            xattr.copy(
+                old.fd(),
+                target,
+                xattr.names(old.fd()),
+                lambda each: each if each == kept else self.layer.xattrs.copied(each),
+            )
             xattr.set(target, self.layer.xattrs.opaque, ondisk.OPAQUE)
             os.chmod(temp, stat.S_IMODE(st.st_mode), dir_fd=self.work_fd)
             self._exchange(temp, place, name)

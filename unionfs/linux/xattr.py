@@ -8,7 +8,7 @@ builds its answer in Python, 3.6 to 4 µs against 1; it sets one in 7 µs agains
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import xattr
@@ -108,14 +108,14 @@ def remove(target: Target, name: str) -> None:
         xattr.removexattr(at.itself(target), name)
 
 
-def copy(source: Target, target: Target, renamed: Callable[[str], str | None]) -> None:
-    """Give *target* the attributes of *source*, under the names that *renamed* gives; None leaves one out.
+def copy(source: Target, target: Target, wanted: Iterable[str], renamed: Callable[[str], str | None]) -> None:
+    """Give *target* those of *source*'s attributes that are *wanted*, as *renamed* calls them; None leaves one out.
 
     Raises:
         OSError: an ACL or a ``security.*`` attribute could not be kept. Others that *target*'s
             filesystem does not know are dropped, as the kernel's overlayfs drops them.
     """
-    for name in names(source):
+    for name in wanted:
         new_name = renamed(name)
         value = None if new_name is None else get(source, name)
         if new_name is None or value is None:
