@@ -11,6 +11,7 @@ from tests.core.stacks import WHITEOUT, Stack, Tree, fifo, marked, symlink
 from unionfs.core import find
 from unionfs.core.config import Squash
 from unionfs.core.layer import MISSES_TO_LEARN
+from unionfs.core.nodes import File
 from unionfs.names import ROOT_ID
 
 LONG = "n" * 255
@@ -30,8 +31,8 @@ EVERYTHING: Tree = {
     "directory": {"below": "x"},
     "deleted": WHITEOUT,
     ".wh.old": "",
-    "claims": marked("x", origin=b"\0nonsense"),
     "empty": marked("", whiteout=b""),
+    "apart": marked("", metacopy=b"", redirect=b"/other/data"),
 }
 NAMES = [*EVERYTHING, "link", "absent", "old", LONG + "n", "n" * 1000]
 
@@ -44,25 +45,26 @@ def looked_up(s: Stack, parent: int, names: list[bytes]) -> list[object]:
             known.append(each.errno)
         else:
             node, st = each
-            known.append((type(node), node.ino, st))
+            known.append((type(node), node.ino, st, isinstance(node, File) and node.data is not None))
             s.union.forget(node.nodeid, 1)
     return known
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("options", [{}, {"index": True}, {"metacopy": True}, {"squash": Squash(0, 0)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"index": True}, {"metacopy": True}, {"squash": Squash(7, 8)}], ids=str)
 @pytest.mark.parametrize(
     "layers",
     [
         [None, {"d": EVERYTHING}],
         [{"d": EVERYTHING}, {}],
-        [{}, {"d": EVERYTHING}, {"other": "x"}],
+        [{}, {"d": EVERYTHING}, {"other": {"data": "data"}}],
         [{"d": marked(EVERYTHING, impure=b"y")}, {}],
         [None, {"d": marked(EVERYTHING, opaque=b"x")}, {"d": {"old": "x"}}],
+        [None, {"d": marked(EVERYTHING, opaque=b"x")}, {}],
         [None, {"d": marked(EVERYTHING, opaque=b"x")}],
     ],
-    ids=["lower", "upper", "middle", "impure", "whiteouts", "whiteouts in the lowest"],
+    ids=["lower", "upper", "middle", "impure", "merged whiteouts", "whiteouts", "whiteouts in the lowest"],
 )
 def test_the_short_way_leads_to_the_same(
     stack: Stacks, monkeypatch: pytest.MonkeyPatch, layers: list[Tree], options: dict[str, object], learned: bool
@@ -81,6 +83,17 @@ def test_the_short_way_leads_to_the_same(
     assert looked_up(s, d, names) == short == single
     assert errno.ENOENT in short
     assert short[-1] == errno.ENAMETOOLONG
+
+
+def test_what_was_copied_up_and_moved_keeps_its_number(stack: Stacks) -> None:
+    s = stack({"f": "x"}, upper={"d": {}})
+    before = s.node("f").ino
+    s.rename("f", "d/moved")
+    s.remount()
+    (found,) = s.union.lookup_all(s.id("d"), [b"moved"])
+    assert isinstance(found, tuple)
+    assert found[0].ino == before
+    s.seen(found[0])
 
 
 def test_what_is_known_is_found_again(stack: Stacks) -> None:

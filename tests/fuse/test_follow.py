@@ -29,16 +29,21 @@ class Machine:
         self.looks = 0
         self.others = 0
         self.reads = 0
+        self.switches = 0
         self.now_ns = 0
         self.step_ns = 1_000_000
         """How long each request takes."""
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
         monkeypatch.setattr(os, "sched_setaffinity", lambda _pid, cpus: setattr(self, "affinity", set(cpus)))
-        monkeypatch.setattr(os, "sched_setscheduler", lambda _pid, policy, _: setattr(self, "policy", policy))
+        monkeypatch.setattr(os, "sched_setscheduler", self._set_policy)
         monkeypatch.setattr(follow, "cpu_of", self._cpu_of)
         monkeypatch.setattr(Follower, "_read_delay", lambda _self: self._read(self.delay_ns))
         monkeypatch.setattr(Follower, "_read_others", lambda _self: self._read(self.others))
         monkeypatch.setattr(time, "monotonic_ns", self._clock)
+
+    def _set_policy(self, _pid: int, policy: int, _param: object) -> None:
+        self.policy = policy
+        self.switches += 1
 
     def _read(self, value: int) -> int:
         self.reads += 1
@@ -141,9 +146,11 @@ def test_who_reads_a_big_file_is_left_his_cpu_until_he_has_done(machine: Machine
     read_big(follower, 3)
     assert machine.follows()
     read_big(follower, 1)
+    switches = machine.switches
     for _ in range(4 * WINDOW):
         assert (machine.follows(), machine.affinity) == (False, {0, 1})
         read_big(follower, 1)
+    assert machine.switches == switches
     send(follower, 2 * WINDOW, CLIENT)
     assert (machine.follows(), machine.affinity) == (True, {1})
 

@@ -1,5 +1,6 @@
 """Listings with attributes that are given again to the next reader: not a moment longer than they are true."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -93,6 +94,7 @@ def test_another_directory_size_or_offset_is_another_page(reader: Reader) -> Non
     assert reader.list(other) != whole
     half = bytes(mount.ask(Opcode.READDIRPLUS, d, wire.READ.pack(0, 0, len(whole) - 1)))
     assert len(half) < len(whole)
+    assert mount.ask(Opcode.READDIRPLUS, d, wire.READ.pack(0, 0, len(whole))) == whole
     assert len(mount.ask(Opcode.READDIRPLUS, d, wire.READ.pack(0, 2, 32 << 10))) < len(whole)
 
 
@@ -164,6 +166,47 @@ def test_reading_a_directory_whose_reading_is_noted_changes_what_is_told_of_it(
     reader.list(d)
     reader.list(mount.id(name))
     assert reader.is_asked(d) is is_noted
+
+
+def listed(page: bytes) -> dict[bytes, tuple[int, int]]:
+    """What a page says of each name: the node's id, and for how many seconds its attributes hold."""
+    found, at = {}, 0
+    while at < len(page):
+        nodeid, _, _, valid, *_, length, _ = wire.DIRENTPLUS.unpack_from(page, at)
+        start = at + wire.DIRENTPLUS.size
+        found[page[start : start + length]] = nodeid, valid
+        at = start + (length + 7 & ~7)
+    return found
+
+
+def test_a_name_that_has_gone_is_left_out_and_one_that_is_damaged_is_a_mere_name(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    d = reader.mount.id(b"d")
+    monkeypatch.setitem(
+        vars(reader.mount.union), "lookup_all", lambda _parent, _names: [FileNotFoundError(), OSError(errno.EIO, "")]
+    )
+    names = listed(reader.list(d))
+    assert {name: nodeid for name, (nodeid, _) in names.items()} in (
+        {b".": 0, b"..": 0, b"a": 0},
+        {b".": 0, b"..": 0, b"b": 0},
+    )
+
+
+def test_attributes_that_may_change_unseen_do_not_hold(reader: Reader) -> None:
+    mount = reader.mount
+    d, a = mount.id(b"d"), mount.id(b"a", mount.id(b"d"))
+    mount.requests._modes.changing[a] = 1
+    held = listed(reader.list(d))
+    assert held[b"a"][1] == 0 < held[b"b"][1]
+
+
+def test_attributes_of_a_lower_hard_link_do_not_hold(reader: Reader) -> None:
+    """The first change gives it another number, and the answer to that cannot say so."""
+    mount = reader.mount
+    (mount.lower / "d" / "c").hardlink_to(mount.lower / "d" / "a")
+    held = listed(reader.list(mount.id(b"d")))
+    assert held[b"a"][1] == held[b"c"][1] == 0 < held[b"b"][1]
 
 
 def test_only_some_are_kept(reader: Reader) -> None:

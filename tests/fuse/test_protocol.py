@@ -121,6 +121,12 @@ def test_a_listed_name_is_padded_to_eight_bytes() -> None:
     assert wire.dirent(1, 2, 8, b"eight---")[-8:] == b"eight---"
 
 
+def test_a_listed_name_with_what_it_is_is_an_entry_and_a_name() -> None:
+    packed = wire.direntplus(1, ((3, 30), (4, 40)), 2, stat_of(), 9, b"name-of-9")
+    assert packed == wire.entry(1, 2, stat_of(), (3, 30), (4, 40)) + wire.dirent(2, 9, 0o10, b"name-of-9")
+    assert wire.DIRENTPLUS.size == wire.ENTRY.size + wire.DIRENT.size
+
+
 def test_mkdir() -> None:
     assert wire.MKDIR.unpack_from(MKDIR) == (0o40750, 0o22)
     assert wire.name(MKDIR[wire.MKDIR.size :]) == b"d"

@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -27,6 +28,7 @@ from unionfs.fuse.serving import Server
 
 if TYPE_CHECKING:
     from unionfs.core.union import Union
+    from unionfs.fuse.follow import Follower
 
 ROOT = 1
 
@@ -90,6 +92,17 @@ def test_a_name_that_exists_and_one_that_does_not(kernel: Kernel) -> None:
     assert (error, wire.ENTRY.unpack_from(reply)[7]) == (0, len("content"))
     error, reply = kernel.ask(Opcode.LOOKUP, body=b"nothing\0")
     assert (error, nodeid_of(reply)) == (0, 0)
+
+
+def test_the_follower_is_told_of_big_reads_alone(kernel: Kernel, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(1000))  # a socket takes no more at once
+    told: list[None] = []
+    kernel.server._follower = cast("Follower", SimpleNamespace(reads_big=lambda: told.append(None)))
+    nodeid = nodeid_of(kernel.ask(Opcode.LOOKUP, body=b"big\0")[1])
+    handle, *_ = wire.OPENED.unpack_from(kernel.ask(Opcode.OPEN, nodeid, wire.OPEN.pack(os.O_RDONLY, 0))[1])
+    for size, count in ((4096, 0), (64 << 10, 0), (128 << 10, 1), (1 << 20, 2)):
+        kernel.ask(Opcode.READ, nodeid, wire.READ.pack(handle, 0, size))
+        assert len(told) == count
 
 
 @pytest.mark.logs("a request of 39 bytes is ignored")

@@ -104,6 +104,17 @@ def test_a_scan_sees_all_but_the_dots(here: int) -> None:
     assert sorted(entry.name for entry in at.scan(here)) == ["dir", "fifo", "file", "to-dir", "to-file"]
 
 
+def test_a_scan_of_a_big_directory_sees_all_of_it(tmp_path: Path) -> None:
+    names = {f"f{number}" for number in range(2500)}
+    for name in names:
+        (tmp_path / name).touch()
+    place = os.open(tmp_path, os.O_PATH)
+    seen = [entry.name for entry in at.scan(place)]
+    os.close(place)
+    assert set(seen) == names
+    assert len(seen) == len(names)
+
+
 def test_a_mere_place_can_be_scanned(here: int) -> None:
     place = os.open(b"dir", os.O_PATH | os.O_DIRECTORY, dir_fd=here)
     assert [entry.name for entry in at.scan(place)] == ["inner"]

@@ -94,8 +94,7 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
         directory(state, node.parent)
     copy = _prepare(upper, node, size, hard_links=state.config.index)
     if copy.data >= 0:
-        names = refuse_metacopy(state, copy.data, node.place)
-        copy.names = names if copy.source == copy.data else None
+        copy.names = refuse_metacopy(state, copy.data, node.place)
     if copy.flags & (fileops.FS_APPEND | fileops.FS_IMMUTABLE) and not lifts_flags:
         copy.close()
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -105,7 +104,7 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
 def refuse_metacopy(state: State, fd: int, place: Place) -> list[str] | None:
     """Close *fd*, a file of *place*, if its data are in another layer and this union was told not to look there.
 
-    Without this it would read as zeros. Returns the names of its attributes, or None if it was not asked for them.
+    Without this it would read as zeros. Returns the names of its attributes; None if it may have its data elsewhere.
 
     Raises:
         RefusedMark: it has a metacopy mark.
