@@ -8,12 +8,13 @@ Source: Linux fs/overlayfs/super.c, ovl_get_layers() and ovl_check_overlapping_l
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from unionfs.core import accesstimes, files, find, inos, kernelmounts, ondisk, owners
+from unionfs.core import accesstimes, files, find, inos, kernelmounts, ondisk, owners, volatile
 from unionfs.core.config import Config, Fsync
 from unionfs.core.files import FileTable
 from unionfs.core.index import Index, origin_stat
@@ -24,12 +25,13 @@ from unionfs.core.protection import harden, soften
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
 from unionfs.errors import LayerInUse, StackError, StaleLayer
-from unionfs.linux import at, fileops, flock, handles, ids, remove, xattr
+from unionfs.linux import at, flock, handles, ids, remove, xattr
 
 __all__ = ["close_stack", "descriptors_of", "open_stack"]
 
+log = logging.getLogger(__name__)
+
 _MAX_DESCRIPTORS: Final = 16384
-_VOLATILE: Final = (b"incompat", b"volatile")
 
 
 def open_stack(config: Config, *, defer: bool, given: Sequence[int] = ()) -> State:
@@ -52,6 +54,8 @@ def open_stack(config: Config, *, defer: bool, given: Sequence[int] = ()) -> Sta
             work_fd = _open_staging(config, config.work, base_fd, undo)
             state = _assemble(config, fds, has_upper=True)
             _attach_upper(state, base_fd, work_fd)
+            if config.volatile and state.upper is not None and not config.read_only:
+                state.volatile = _begin_volatile(state.upper, config.work, undo, is_new=not given)
         state.defer = defer
         undo.pop_all()
         return state
@@ -169,7 +173,7 @@ def _check_kernel(path: Path, option: str) -> None:
 
 
 def _check_volatile(base: int, work: Path, upper: Path) -> None:
-    if at.exists(base, b"work/" + b"/".join(_VOLATILE)):
+    if volatile.was_left(base):
         raise StackError(
             f"workdir: {work} was mounted volatile and not unmounted cleanly, so upperdir {upper} "
             "may be damaged; discard both, or remove work/incompat/volatile in it to use them all the same"
@@ -253,10 +257,6 @@ def _is_privileged() -> bool:
 def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
     config = state.config
     upper = Upper(state.layers[0], work_fd, syncs=config.fsync is not Fsync.VOLATILE and _is_on_disk(work_fd))
-    if config.volatile and not config.read_only:
-        incompat, volatile = _VOLATILE
-        os.mkdir(incompat, 0o700, dir_fd=work_fd)
-        os.mkdir(incompat + b"/" + volatile, 0o700, dir_fd=work_fd)
     upper.syncs_directories = config.fsync is Fsync.STRICT
     if config.index:
         upper.index = _open_index(state, base_fd)
@@ -267,6 +267,22 @@ def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
     if upper.layer.owners is not None and not config.read_only:
         _mark_owners(upper.layer, upper.layer.owners)
     state.upper = upper
+
+
+def _begin_volatile(upper: Upper, work: Path, undo: contextlib.ExitStack, *, is_new: bool) -> volatile.Volatile:
+    """Leave the marker. What was not written back before is an error where the mount *is_new*."""
+    result = volatile.Volatile(upper, work)
+    undo.callback(result.close)
+    if is_new:
+        try:
+            result.check()
+        except OSError as exc:
+            raise StackError(
+                f"upperdir: the filesystem of {upper.layer.path} failed to write something back before this mount: "
+                f"{exc.strerror}; check what is there, and tell the kernel that you know: sync -f {upper.layer.path}"
+            ) from None
+    result.mark()
+    return result
 
 
 def _mark_owners(layer: Layer, kept: owners.Owners) -> None:
@@ -331,10 +347,11 @@ def close_stack(state: State) -> None:
     if state.upper is not None:
         if not state.config.read_only:
             soften(state.upper.layer)
-            if state.config.volatile:
-                _leave_volatile(state.upper)
-            with contextlib.suppress(OSError):
-                remove.empty(state.upper.work_fd)
+            if state.volatile is not None:
+                _end_volatile(state.volatile, state.upper.layer.path)
+            else:
+                with contextlib.suppress(OSError):
+                    remove.empty(state.upper.work_fd)
         if state.upper.index is not None:
             os.close(state.upper.index.place.fd())
         state.upper.restore_umask()
@@ -346,8 +363,9 @@ def close_stack(state: State) -> None:
         os.close(layer.root.fd())
 
 
-def _leave_volatile(upper: Upper) -> None:
-    """Write everything through, then take the marker away: the upper is as good as any other now."""
-    fileops.syncfs(upper.work_fd)
-    with contextlib.suppress(FileNotFoundError):  # container engines remove it while we are still at this
-        remove.remove(upper.work_fd, _VOLATILE[0])
+def _end_volatile(state: volatile.Volatile, upper: Path) -> None:
+    try:
+        state.end()
+    except OSError as exc:
+        log.warning("%s was not written back: %s; it is not mounted again", upper, exc.strerror)
+    state.close()

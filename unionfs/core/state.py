@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unionfs.core.files import FileTable
     from unionfs.core.jobs import Job
     from unionfs.core.upper import Upper
+    from unionfs.core.volatile import Volatile
 
 __all__ = ["Counters", "State"]
 
@@ -46,6 +47,7 @@ class State:
     """False if asked for, or if the owners in an ACL would not be those that users see."""
     defer: bool = False
     """Raise Deferred for long work instead of doing it."""
+    volatile: "Volatile | None" = None
     jobs: "dict[Node, Job]" = field(default_factory=dict)
     """Copy-ups under way."""
     counters: Counters = field(default_factory=Counters)
