@@ -227,6 +227,7 @@ PITFALLS: Final[dict[int, Pitfall]] = {
             "fuse/test_listing.py::test_a_directory_is_synced",
             "mounted/test_volatile.py::test_every_sync_after_a_failure_says_so",
         ),
+        why_not="syncfs sends no request to a FUSE server; the README says so",
     ),
     47: Pitfall(
         "layers in each other, in use, or on two filesystems are refused (fuse-overlayfs#364, #393)",

@@ -4,9 +4,8 @@ It is portable and a well-kept library carries it, so it is the one to compare t
 with. A handler unwraps the request, asks the union, and wraps the answer; it decides nothing. What
 pyfuse3 3.5 cannot carry, with what users see of it (the direct engine has none of these limits):
 
-* fallocate, lseek, copy_file_range, tmpfile, ioctl and syncfs have no handler. ``fallocate``,
-  ``chattr`` and O_TMPFILE answer EOPNOTSUPP; SEEK_DATA sees a file without holes, a copy goes
-  through the page cache, and ``sync -f`` returns before the upper is synced.
+* fallocate, lseek, copy_file_range, tmpfile and ioctl have no handler. ``fallocate``, ``chattr`` and
+  O_TMPFILE answer EOPNOTSUPP; SEEK_DATA sees a file without holes, and a copy goes through the page cache.
 * DONT_MASK is not negotiated: the kernel applies the caller's umask before it asks, so an object
   made in a directory with a default ACL loses the bits of the umask all the same.
 * Up to libfuse 3.14 HANDLE_KILLPRIV is negotiated, and a write does not say who writes: set-id bits
