@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.core.memory import WHITEOUT, XWHITEOUT, Literal, Memory, Node, Tree, directory, metacopy
 from unionfs.core.layer import Place
-from unionfs.core.lookup import Found, Rules, is_shown, search
+from unionfs.core.lookup import NOWHERE, Found, Rules, is_shown, search
 from unionfs.errors import BadMark, BadRedirect, RefusedMark
 
 UPPER, LOWER, LOWEST = 0, 1, 2
@@ -188,6 +188,45 @@ def test_rule_6_data_may_be_in_a_layer_that_shows_no_names(memory: Memory) -> No
     assert found.data is not None
     assert (found.data[0].layer.index, found.data[1]) == (3, b"y")
     assert walk(roots, rules, "x") is None
+
+
+@pytest.mark.parametrize("options", [{}, {"metacopy": True}, {"follow_redirects": False}])
+def test_rule_6_the_lowest_layer_may_point_to_data_whatever_else_is_followed(
+    memory: Memory, options: dict[str, bool]
+) -> None:
+    roots, rules = memory.stack({}, {"f": metacopy(redirect=b"/x")}, data=({"x": "data"},), **options)
+    found = walk(roots, rules, "f")
+    assert found is not None
+    assert found.data is not None
+    assert (found.data[0].layer.index, found.data[1]) == (2, b"x")
+
+
+def test_rule_6_without_metacopy_nothing_else_leads_to_data(memory: Memory) -> None:
+    """A file of the upper layer might be a user's, who says with it that he may read what he may not."""
+    pointing = metacopy(redirect=b"/x")
+    stacks: list[list[Literal]] = [[{"f": pointing}, {}], [{}, {"f": pointing}, {}], [{"f": metacopy()}, {"f": "low"}]]
+    for stack in stacks:
+        found = walk(*memory.stack(*stack, data=({"x": "secret", "f": "secret"},)), "f")
+        assert found is not None
+        assert found.data is None
+    relative = walk(*memory.stack({}, {"f": metacopy(redirect=b"f")}, data=({"f": "secret"},)), "f")
+    assert relative is not None
+    assert relative.data is None
+
+
+def test_rule_6_an_upper_file_may_not_point_to_data_only_layers(memory: Memory) -> None:
+    roots, rules = memory.stack({"f": metacopy(redirect=b"/x")}, {}, data=({"x": "secret"},), metacopy=True)
+    with pytest.raises(BadMark):
+        walk(roots, rules, "f")
+
+
+@pytest.mark.parametrize("redirect", [b"/x", b"/x/y", b"/d"])
+def test_rule_6_data_that_a_data_only_layer_should_have_may_be_missing(memory: Memory, redirect: bytes) -> None:
+    roots, rules = memory.stack({}, {"f": metacopy(redirect=redirect)}, data=({"d": {}},))
+    found = walk(roots, rules, "f")
+    assert found is not None
+    assert found.data is not None
+    assert found.data[1] == NOWHERE
 
 
 def test_rule_5_a_mark_of_the_lowest_layer_on_the_path_of_a_redirect_means_nothing(memory: Memory) -> None:

@@ -7,7 +7,8 @@ import os
 import stat
 from typing import Final
 
-from tests.differential.featuresets import ALL, BOTH_WAYS, META, ON
+from tests.differential.featuresets import ALL, BOTH_WAYS, META, ON, USER
+from unionfs.core.config import RedirectDir
 from unionfs.testing.driver import Op
 from unionfs.testing.literal import (
     ACL_ACCESS,
@@ -24,6 +25,7 @@ from unionfs.testing.literal import (
     opaque,
     socket_file,
 )
+from unionfs.testing.stack import Features
 from unionfs.testing.trial import Case
 
 __all__ = ["CASES"]
@@ -384,6 +386,91 @@ METACOPY: Final = [
 ]
 
 
+STORE: Final[list[Tree]] = [
+    {"one": "DATA", "s": {"two": "2222"}, "dir": {}, "link": Symlink("one")},
+    {"one": "hidden", "three": "3333", "dir": "dddd"},
+]
+"""Data-only layers."""
+
+
+def _pointing(redirect: bytes, prefix: str = "trusted.overlay.") -> File:
+    return File(
+        b"", size=4, mode=0o640, uid=5, xattrs={f"{prefix}metacopy": b"", f"{prefix}redirect": redirect, "user.k": b"v"}
+    )
+
+
+def _image(prefix: str) -> Tree:
+    """Files of every kind that may, or may not, be in a layer that leaves its data to others."""
+    redirects = {
+        "a": b"/one",
+        "b": b"/s/two",
+        "c": b"/three",
+        "d": b"/dir",
+        "link": b"/link",
+        "absent": b"/none",
+        "deep": b"/none/at/all",
+        "through": b"/link/x",
+    }
+    return {
+        **{name: _pointing(redirect, prefix) for name, redirect in redirects.items()},
+        "one": "an ordinary file of that name",
+        "dir": {"f": _pointing(b"/one", prefix)},
+    }
+
+
+USE_IMAGE: Final[list[Op]] = [
+    *(("lstat", name) for name in ("a", "absent", "deep", "link")),
+    *(("read", name) for name in ("a", "b", "c", "d", "absent", "deep", "link", "through")),
+    ("chmod", "a", 0o600),
+    ("read", "a"),
+    ("write", "b", b"B", 1),
+    ("rename", "c", "c2"),
+    ("link", "a", "a2"),
+    ("write", "a2", b"x", 3),
+    ("rename", "dir", "dir2"),
+    ("truncate", "dir2/f", 2),
+    ("write", "absent", b"x"),
+    ("unlink", "absent"),
+    ("unlink", "deep"),
+    ("create", "deep", b"new"),
+]
+
+DATA_ONLY: Final = [
+    Case(
+        "data-only layers",
+        [_image("trusted.overlay.")],
+        USE_IMAGE,
+        features=[*META, *ON, Features(redirect_dir=RedirectDir.FOLLOW), Features(redirect_dir=RedirectDir.NOFOLLOW)],
+        data_only=STORE,
+        same_marks=False,
+    ),
+    Case(
+        "data-only layers with marks of users",
+        [_image("user.overlay.")],
+        [op for op in USE_IMAGE if op[0] != "rename"],
+        features=USER,
+        data_only=STORE,
+        same_marks=False,
+    ),
+    Case(
+        "data-only layers of a read-only union",
+        [{}, _image("trusted.overlay.")],
+        USE_IMAGE[:12],
+        features=[*META, *ON],
+        data_only=STORE,
+        read_only=True,
+    ),
+    Case(
+        "a middle layer points into data-only ones",
+        [{"f": _pointing(b"/m"), "g": _pointing(b"/one")}, {"m": _pointing(b"/one"), "x": ""}],
+        [("read", "f"), ("read", "g"), ("write", "m", b"s"), ("chmod", "f", 0o600), ("read", "f")],
+        features=META,
+        data_only=STORE,
+        same_marks=False,
+    ),
+]
+
+
 def _every_way_to_copy_up(name: str) -> list[Op]:
     return [
         ("chmod", name, 0o640),
@@ -410,4 +497,4 @@ COPY_UPS: Final = [
     for op in _every_way_to_copy_up("f")
 ]
 
-CASES: Final = [*OWNERS, *METACOPY, *COPY_UPS]
+CASES: Final = [*OWNERS, *METACOPY, *DATA_ONLY, *COPY_UPS]

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from unionfs.core import copyup
+from unionfs.core.lookup import NOWHERE
 from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.request import NOW, Changes
 from unionfs.core.state import State
@@ -94,6 +95,8 @@ def with_data_blocks(st: os.stat_result, node: File) -> os.stat_result:
     if node.data is None:
         return st
     place, name = node.data
+    if name == NOWHERE:
+        return st
     return replaced(st, st_blocks=place.lstat(name).st_blocks)
 
 

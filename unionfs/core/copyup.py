@@ -94,7 +94,7 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
         directory(state, node.parent)
     copy = _prepare(upper, node, size, hard_links=state.config.index)
     if copy.data >= 0:
-        copy.names = refuse_metacopy(state, copy.data, node.place)
+        copy.names = refuse_metacopy(state, copy.data, node.data[0] if node.data is not None else node.place)
     if copy.flags & (fileops.FS_APPEND | fileops.FS_IMMUTABLE) and not lifts_flags:
         copy.close()
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -104,12 +104,13 @@ def file(state: State, node: File, size: int | None = None, *, lifts_flags: bool
 def refuse_metacopy(state: State, fd: int, place: Place) -> list[str] | None:
     """Close *fd*, a file of *place*, if its data are in another layer and this union was told not to look there.
 
-    Without this it would read as zeros. Returns the names of its attributes; None if it may have its data elsewhere.
+    Without this it would read as zeros; in a data-only layer a mark means nothing. Returns the names of its attributes;
+    None if it may have its data elsewhere, or they are no attributes that anybody sees.
 
     Raises:
         RefusedMark: it has a metacopy mark.
     """
-    if state.rules.metacopy:
+    if state.rules.metacopy or place.layer in state.rules.data_layers:
         return None
     try:
         names = xattr.names(fd)

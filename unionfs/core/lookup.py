@@ -8,16 +8,20 @@ each of them in turn; the rules that say when to stop:
 3. a file below a directory is hidden, and ends the search;
 4. an opaque directory is the last to contribute;
 5. a redirect says under which name, or path from the root, the layers below keep the rest;
-6. a file whose data were not copied up has them in the first file below that has;
+6. a file whose data were not copied up has them in the first file below that has, or in a data-only layer, where they
+   are looked for last, by an absolute redirect of a lower file, and may be missing;
 7. otherwise the search goes on to the next layer.
+
+Data-only layers need neither metacopy nor redirects to be followed: to use them is what they are there for. But then
+only a file of the lowest other layer may point there. One of the upper layer, which users may have prepared, never may.
 
 A ``.wh.`` file is a whiteout for the layers below its own. It is asked for only once something was
 found below, so it costs nothing where a name is in the top layer or nowhere.
 
-Source: Linux fs/overlayfs/namei.c, ovl_lookup() and ovl_lookup_single(), rules in the same order.
+Source: Linux fs/overlayfs/namei.c, ovl_lookup() and ovl_lookup_single(), rules in the same order; for data-only
+layers ovl_lookup_layers() of 6.16.
 """
 
-import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -29,7 +33,10 @@ from unionfs.core.layer import Layer, Place
 from unionfs.errors import BadMark, BadRedirect, RefusedMark
 from unionfs.linux import xattr
 
-__all__ = ["Found", "Rules", "is_shown", "search"]
+__all__ = ["NOWHERE", "Found", "Rules", "is_shown", "search"]
+
+NOWHERE: Final = b""
+"""The name of data that are in no data-only layer: no file can have it."""
 
 _S_IFMT: Final = 0o170000
 _S_IFDIR: Final = stat.S_IFDIR
@@ -45,7 +52,7 @@ class Rules:
     data_layers: tuple[Layer, ...] = ()
     follow_redirects: bool = True
     metacopy: bool = False
-    """Believe metacopy marks."""
+    """Believe metacopy marks in every layer; else only those by which the lowest layer points to a data-only one."""
 
     bottom: int = field(init=False)
     """The index of the lowest layer."""
@@ -89,7 +96,7 @@ def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:
             return None
         if (kind == _S_IFCHR and not st.st_rdev) or (place.xwhiteouts and place.is_whiteout(name, st)):
             return None
-        if place.layer.index >= rules.bottom and not rules.metacopy:
+        if place.layer.index >= rules.bottom and not rules.metacopy and not rules.data_layers:
             return Found(st, (), place, name)
         return _file(place, name, st, iter(places[at + 1 :]), rules)
     return None
@@ -190,7 +197,8 @@ def _step(place: Place, parts: list[bytes], left: int, *, is_lowest: bool) -> tu
 
 def _file(place: Place, real: bytes, st: os.stat_result, below: Iterator[Place], rules: Rules) -> Found:
     found = Found(st, (), place, real)
-    if not (rules.metacopy or (place.layer.writable and place.impure)):
+    points_to_data = bool(rules.data_layers) and place.layer.index >= rules.bottom
+    if not (rules.metacopy or points_to_data or (place.layer.writable and place.impure)):
         return found
     names = xattr.names(place.target(real))
     if not names:
@@ -198,9 +206,13 @@ def _file(place: Place, real: bytes, st: os.stat_result, below: Iterator[Place],
     marks = place.layer.xattrs
     if marks.origin in names and place.layer.writable:
         found.origin = xattr.get(place.target(real), marks.origin)
-    if rules.metacopy and marks.metacopy in names and stat.S_ISREG(st.st_mode):
-        ondisk.decode_metacopy(xattr.get(place.target(real), marks.metacopy) or b"")
-        found.data = _find_data(place, real, marks.redirect in names, below, rules)
+    if marks.metacopy in names and stat.S_ISREG(st.st_mode):
+        if rules.metacopy:
+            ondisk.decode_metacopy(xattr.get(place.target(real), marks.metacopy) or b"")
+            found.data = _find_data(place, real, marks.redirect in names, below, rules)
+        elif points_to_data and marks.redirect in names:
+            redirect = _redirect_of(place, real)
+            found.data = _in_data_layers(redirect, rules) if redirect.startswith(b"/") else None
     return found
 
 
@@ -213,14 +225,15 @@ def _find_data(
         BadMark: there is none, so the file cannot be shown.
     """
     while True:
-        if has_redirect and rules.follow_redirects:
-            below, real = _data_redirect(place, real, below, rules)
+        redirect = _redirect_of(place, real) if has_redirect else b""
+        if redirect and rules.follow_redirects:
+            below, real = _data_redirect(place, redirect, below, rules)
         found = _next_file(below, real)
         if found is None:
+            if redirect.startswith(b"/") and rules.data_layers and not place.layer.writable:
+                return _in_data_layers(redirect, rules)
             raise BadMark("metacopy: the data are in no layer below")
         place = found
-        if place.layer in rules.data_layers:
-            return place, real  # for what data are taken from, marks mean nothing
         names = xattr.names(place.target(real))
         marks = place.layer.xattrs
         if marks.metacopy not in names:
@@ -228,17 +241,31 @@ def _find_data(
         has_redirect = marks.redirect in names
 
 
-def _data_redirect(place: Place, real: bytes, below: Iterator[Place], rules: Rules) -> tuple[Iterator[Place], bytes]:
-    value = xattr.get(place.target(real), place.layer.xattrs.redirect)
-    if value is None:
-        return below, real
-    redirect = ondisk.check_redirect(value)
+def _redirect_of(place: Place, real: bytes) -> bytes:
+    return ondisk.check_redirect(xattr.get(place.target(real), place.layer.xattrs.redirect) or b"")
+
+
+def _data_redirect(
+    place: Place, redirect: bytes, below: Iterator[Place], rules: Rules
+) -> tuple[Iterator[Place], bytes]:
     if not redirect.startswith(b"/"):
         return below, redirect
     parts = redirect[1:].split(b"/")
-    named = [layer for layer in rules.layers if layer.index > place.layer.index]
-    walks = (_walk_down([layer], parts) for layer in rules.data_layers)
-    return itertools.chain(_walk_down(named, parts), *walks), parts[-1]
+    return _walk_down([layer for layer in rules.layers if layer.index > place.layer.index], parts), parts[-1]
+
+
+def _in_data_layers(redirect: bytes, rules: Rules) -> tuple[Place, bytes]:
+    """Return the file that an absolute *redirect* leads to, where marks mean nothing; a name that nobody has, if none.
+
+    So a file whose data are missing can be seen and removed; who opens it is told ENOENT.
+    """
+    parts = redirect[1:].split(b"/")
+    for layer in rules.data_layers:
+        for place in _walk_down([layer], parts):
+            st = place.find(parts[-1])
+            if st is not None and stat.S_ISREG(st.st_mode):
+                return place, parts[-1]
+    return rules.data_layers[-1].root, NOWHERE
 
 
 def _next_file(below: Iterator[Place], real: bytes) -> Place | None:

@@ -226,7 +226,7 @@ def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
         layers=named,
         data_layers=tuple(layers[len(named) :]),
         follow_redirects=config.redirect_dir.follows,
-        metacopy=config.metacopy or bool(config.data_only),
+        metacopy=config.metacopy,
     )
     for layer in named:
         layer.root.read_marks()

@@ -35,6 +35,7 @@ class Case:
     upper: Tree | Dir = field(default_factory=dict)
     features: Sequence[Features] = (Features(), Features(redirect_dir=RedirectDir.OFF))
     read_only: bool = False
+    data_only: Sequence[Tree] = ()
     same_marks: bool = True
     """False where the two may write down the same tree in different ways."""
 
@@ -44,8 +45,8 @@ def compare(case: Case, features: Features, ours: Backend, base: Path) -> list[s
     stacks = []
     for side in ("ours", "kernel"):
         (base / side).mkdir()
-        options = {"upper": case.upper, "features": features, "read_only": case.read_only}
-        stacks.append(lay(base / side, case.lower, **options))  # type: ignore[arg-type]  # one dict, both calls
+        options = {name: getattr(case, name) for name in ("upper", "read_only", "data_only")} | {"features": features}
+        stacks.append(lay(base / side, case.lower, **options))
     mine, theirs = stacks
     lines = _run_both(case.ops, ours, mine, theirs)
     if lines:
