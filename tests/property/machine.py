@@ -221,12 +221,19 @@ class Machine(RuleBasedStateMachine):
         """Look at the tree, at what this engine can show of it.
 
         With userxattr, under the kernel's overlayfs the old and the new name of a symlink from below, which
-        takes no user.* attribute to remember its number in, have two numbers.
+        takes no user.* attribute to remember its number in, have two numbers. With redirect_dir=nofollow it does not
+        even list a directory in which it has to ask a renamed one for its number: then nothing is compared.
         """
         tells_links = self.tells_links and not self.mine.features.userxattr
+        try:
+            found = snapshot(driver)
+        except PermissionError:
+            if driver is self.left or self.mine.features.redirect_dir is not RedirectDir.NOFOLLOW:
+                raise
+            return self.tree
         return {
             path: seen._replace(status=self.masked(seen.status), same_as=seen.same_as if tells_links else "")
-            for path, seen in snapshot(driver).items()
+            for path, seen in found.items()
         }
 
     def levelled(self, outcome: Outcome) -> Outcome:
