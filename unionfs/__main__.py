@@ -1,7 +1,5 @@
 """``python -m unionfs``: the same as the program ``unionfs``."""
 
-import sys
+from unionfs.cli.main import run_main
 
-from unionfs.cli.main import main
-
-sys.exit(main())
+run_main()
