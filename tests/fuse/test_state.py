@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ def own() -> Record:
         device="0:1",
         engine="direct",
         lower=["/a", "/b"],
+        data_only=[],
     )
 
 
@@ -46,7 +46,7 @@ def test_what_is_written_is_read(directory: Path) -> None:
 
 
 def test_a_process_that_was_given_an_old_pid_is_not_the_daemon(directory: Path) -> None:
-    replace(own(), started=own().started + 1).write(directory)
+    own()._replace(started=own().started + 1).write(directory)
     assert found(directory) == []
 
 

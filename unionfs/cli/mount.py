@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Exit:
-    reading = Reading(lower=list(args.lower), data_only=list(args.data_only))
+    reading = Reading(args.lower, args.data_only)
     for text in args.options:
         read(text, reading, strict=True)
     named = {"upper": args.upper, "work": args.work}
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> Exit:
         read(f"supervise={'on' if args.supervise else 'off'}", reading)
     stacked = bool(reading.lower or reading.data_only or named["upper"] or named["work"])
     if not args.places:
-        if reading == Reading() and not args.foreground:
+        if reading.is_empty() and not args.foreground:
             return mounts.show([], as_json=args.json, stats=False)
         raise ConfigError("the mountpoint is missing; try: unionfs mount --help")
     if args.json:

@@ -12,9 +12,8 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from unionfs.cli.exitcodes import Exit
 from unionfs.cli.render import as_json as render_json
@@ -29,8 +28,7 @@ PATIENCE_S: Final = 2.0
 """How long a daemon may take to answer, or to write its counts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mounted:
+class Mounted(NamedTuple):
     """One mount in the tree, and what its daemon recorded about it."""
 
     mountpoint: str
@@ -55,8 +53,7 @@ class Mounted:
 
     def values(self, condition: str) -> dict[str, Any]:
         """Return what ``--json`` prints; None for what only a record could tell."""
-        known = asdict(self.record) if self.record is not None else {}
-        told = {field.name: known.get(field.name) for field in fields(state.Record)}
+        told = dict.fromkeys(state.Record._fields) if self.record is None else self.record._asdict()
         for name in ("device", "started", "supervisor_started"):
             del told[name]
         return {**told, "mountpoint": self.mountpoint, "source": self.source, "type": self.type, "state": condition}

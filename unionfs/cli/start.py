@@ -4,7 +4,6 @@ import errno
 import gc
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +35,7 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
     for warning in reading.warnings:
         print(f"unionfs: warning: {warning}", file=sys.stderr)
     if config.read_only:
-        options = replace(options, flags=(*(word for word in options.flags if word not in {"rw", "ro"}), "ro"))
+        options = options._replace(flags=(*(word for word in options.flags if word not in {"rw", "ro"}), "ro"))
 
     gc.disable()  # until the mount is served
     from unionfs.fuse import daemon, logfile

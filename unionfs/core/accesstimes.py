@@ -22,8 +22,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from unionfs.core.config import AccessTimes, Config
 from unionfs.linux import at, ownmount
@@ -101,8 +100,7 @@ def _replace(fds: Sequence[int], number: int, others: Sequence[str], attributes:
                 os.dup2(new, fd, inheritable=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Noting:
+class Noting(NamedTuple):
     """What is to be noted of those who read in the upper layer."""
 
     files: bool = True

@@ -7,7 +7,6 @@ for a million nodes as reading their list does.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
@@ -16,14 +15,17 @@ if TYPE_CHECKING:
 __all__ = ["Awaited", "Known"]
 
 
-@dataclass(slots=True)
+@final
 class Known:
     """What is known of one node."""
 
-    nodeid: int
-    names: dict[tuple[int, bytes], None] = field(default_factory=dict)
-    """Its names, each in the directory with that node id; the one used last is the last."""
-    lookups: int = 0
+    __slots__ = ("lookups", "names", "nodeid")
+
+    def __init__(self, nodeid: int, names: dict[tuple[int, bytes], None] | None = None, lookups: int = 0) -> None:
+        self.nodeid = nodeid
+        self.names = {} if names is None else names
+        """Its names, each in the directory with that node id; the one used last is the last."""
+        self.lookups = lookups
 
 
 @final

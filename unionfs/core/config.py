@@ -10,9 +10,8 @@ refused here with the same reason. Source: Linux fs/overlayfs/params.c, ovl_fs_p
 """
 
 import enum
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from unionfs.errors import ConfigError
 
@@ -98,10 +97,7 @@ class Squash(NamedTuple):
     gid: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """One union, as asked for."""
-
+class _Fields(NamedTuple):
     lower: tuple[Path, ...]
     """The read-only layers, top first."""
     data_only: tuple[Path, ...] = ()
@@ -111,7 +107,7 @@ class Config:
     work: Path | None = None
     """An empty directory on the file system of *upper*, for what is not published yet."""
     redirect_dir: RedirectDir = RedirectDir.AUTO
-    index: bool = False
+    index: bool = False  # type: ignore[assignment] # tuple.index, which nobody asks of this
     """Keep hard links of a lower layer together when they are copied up."""
     metacopy: bool = False
     """Copy up only the attributes of a file while its data are not changed."""
@@ -142,26 +138,30 @@ class Config:
     read_only: bool = False
     """No change is accepted, even though there may be an upper layer."""
 
-    def __post_init__(self) -> None:
-        self._resolve()
+
+class Config(_Fields):
+    """One union, as asked for; what may be asked is in `_Fields`, given by name."""
+
+    __slots__ = ()
+
+    def __new__(cls, **asked: Any) -> Self:  # noqa: ANN401 - each as in `_Fields`
+        self = super().__new__(cls, **(asked | _following(_Fields(**asked))))
         for check in (_check_layers, _check_dependencies, _check_ids):
             check(self)
-
-    def _resolve(self) -> None:
-        """Give every option that follows from another its value."""
-        if self.redirect_dir is RedirectDir.AUTO:
-            safe = self.userxattr  # anybody may write user.* attributes, so they are not followed
-            _set(self, "redirect_dir", RedirectDir.NOFOLLOW if safe else RedirectDir.ON)
-        if self.volatile:
-            _set(self, "fsync", Fsync.VOLATILE)
-        if self.upper is None:
-            _set(self, "index", value=False)
-            _set(self, "volatile", value=False)
-            _set(self, "read_only", value=True)
+        return self
 
 
-def _set(config: Config, name: str, value: object) -> None:
-    object.__setattr__(config, name, value)
+def _following(asked: _Fields) -> dict[str, object]:
+    """Return the value of every option that follows from another."""
+    values: dict[str, object] = {}
+    if asked.redirect_dir is RedirectDir.AUTO:
+        safe = asked.userxattr  # anybody may write user.* attributes, so they are not followed
+        values["redirect_dir"] = RedirectDir.NOFOLLOW if safe else RedirectDir.ON
+    if asked.volatile:
+        values["fsync"] = Fsync.VOLATILE
+    if asked.upper is None:
+        values |= {"index": False, "volatile": False, "read_only": True}
+    return values
 
 
 def _check_layers(config: Config) -> None:

@@ -357,7 +357,8 @@ def metadata(state: State, node: File) -> None:
     if node in state.jobs:
         raise Deferred(state.jobs[node])
     upper = state.writable()
-    copy = Copy(shown, node.place.target(node.real), -1, 0, upper, upper.temporary(), metadata_only=True)
+    copy = Copy(shown, node.place.target(node.real), -1, 0, upper, upper.temporary())
+    copy.metadata_only = True
     if st.st_nlink == 1 or state.config.index:
         copy.origin = origin_mark(node.place, node.real)
     data = node.data or (node.place, node.real)

@@ -25,8 +25,7 @@ layers ovl_lookup_layers() of 6.16.
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, final
 
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
@@ -43,36 +42,47 @@ _S_IFDIR: Final = stat.S_IFDIR
 _S_IFCHR: Final = stat.S_IFCHR
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class Rules:
-    """What a search has to know of the stack besides the directory it starts in."""
+    """What a search has to know of the stack besides the directory it starts in. Nobody changes it."""
 
-    layers: tuple[Layer, ...]
-    """Top first, the upper included; data-only layers are not searched by name."""
-    data_layers: tuple[Layer, ...] = ()
-    follow_redirects: bool = True
-    metacopy: bool = False
-    """Believe metacopy marks in every layer; else only those by which the lowest layer points to a data-only one."""
+    __slots__ = ("bottom", "data_layers", "follow_redirects", "layers", "metacopy")
 
-    bottom: int = field(init=False)
-    """The index of the lowest layer."""
+    def __init__(
+        self,
+        layers: tuple[Layer, ...],
+        data_layers: tuple[Layer, ...] = (),
+        *,
+        follow_redirects: bool = True,
+        metacopy: bool = False,
+    ) -> None:
+        self.layers = layers
+        """Top first, the upper included; data-only layers are not searched by name."""
+        self.data_layers = data_layers
+        self.follow_redirects = follow_redirects
+        self.metacopy = metacopy
+        """Believe metacopy marks in every layer; else only those by which the lowest points to a data-only one."""
+        self.bottom = layers[-1].index
+        """The index of the lowest layer."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "bottom", self.layers[-1].index)
 
-
-@dataclass(slots=True)
+@final
 class Found:
     """What a name is: a directory (`dirs`), or else the file *real* in *place*."""
 
-    st: os.stat_result
-    """The attributes of the topmost."""
-    dirs: Sequence[Place] = ()
-    place: Place | None = None
-    real: bytes = b""
-    data: tuple[Place, bytes] | None = None
-    origin: bytes | None = None
-    """The origin mark of an upper file, undecoded; None if it has none."""
+    __slots__ = ("data", "dirs", "origin", "place", "real", "st")
+
+    def __init__(
+        self, st: os.stat_result, dirs: Sequence[Place] = (), place: Place | None = None, real: bytes = b""
+    ) -> None:
+        self.st = st
+        """The attributes of the topmost."""
+        self.dirs = dirs
+        self.place = place
+        self.real = real
+        self.data: tuple[Place, bytes] | None = None
+        self.origin: bytes | None = None
+        """The origin mark of an upper file, undecoded; None if it has none."""
 
 
 def search(places: Sequence[Place], name: bytes, rules: Rules) -> Found | None:

@@ -5,8 +5,7 @@ on this floor because both engines and the command line speak of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple, Self
 
 from unionfs.errors import ConfigError
 
@@ -36,10 +35,7 @@ FLAG_GROUPS: Final[tuple[Mapping[str, str], ...]] = (
 """Words of mount(8) and what they mean here; of each group the last one named counts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountOptions:
-    """How the kernel and the engine treat one mount."""
-
+class _Fields(NamedTuple):
     flags: tuple[str, ...] = ()
     """Words of FLAG_GROUPS that were asked for, at most one of each group."""
     fsname: str = "unionfs"
@@ -67,10 +63,18 @@ class MountOptions:
     foreground: bool = False
     debug: bool = False
 
-    def __post_init__(self) -> None:
+
+class MountOptions(_Fields):
+    """How the kernel and the engine treat one mount; what may be asked for is in `_Fields`, given by name."""
+
+    __slots__ = ()
+
+    def __new__(cls, **asked: Any) -> Self:  # noqa: ANN401 - each as in `_Fields`
+        self = super().__new__(cls, **asked)
         for name in (self.fsname, self.subtype):
             if not name or "\n" in name or "\0" in name:
                 raise ConfigError(f"fsname, subtype: {name!r} is not a name")
+        return self
 
     def flags_for(self, *, privileged: bool) -> tuple[str, ...]:
         """Return the flags of the mount; whether it honours devices and set-id bits is always said.

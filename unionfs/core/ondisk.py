@@ -13,9 +13,8 @@ import os
 import re
 import stat
 import struct
-from dataclasses import dataclass, field
 from os import stat_result
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, final
 
 from unionfs.errors import BadMark, BadRedirect
 from unionfs.linux.handles import FileHandle
@@ -84,32 +83,34 @@ _BIG_ENDIAN, _ANY_ENDIAN, _PATH_UPPER = 1, 2, 4
 _METACOPY: Final = struct.Struct("<BBBB")
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class XattrSet:
-    """The attribute names of one flavour: ``trusted.`` with privilege, ``user.`` without."""
+    """The attribute names of one flavour: ``trusted.`` with privilege, ``user.`` without. Nobody changes it."""
 
-    prefix: str
-    keeps_owners: bool = False
-    """Some layer has owners in attributes: then those are private too, for whoever sets them makes himself root."""
-    keeps_security: bool = False
-    """Users' ``security.*`` attributes are kept under another name, because the upper layer's owner may set none."""
-    opaque: str = field(init=False)
-    redirect: str = field(init=False)
-    metacopy: str = field(init=False)
-    origin: str = field(init=False)
-    impure: str = field(init=False)
-    nlink: str = field(init=False)
-    upper: str = field(init=False)
-    whiteout: str = field(init=False)
-    protattr: str = field(init=False)
+    __slots__ = (
+        "hidden", "impure", "keeps_security", "metacopy", "nlink", "opaque", "origin", "prefix", "protattr", "redirect",
+        "upper", "whiteout",
+    )  # fmt: skip
 
-    hidden: tuple[str, ...] = field(init=False)
+    def __init__(self, prefix: str, *, keeps_owners: bool = False, keeps_security: bool = False) -> None:
+        """Choose by *prefix*.
 
-    def __post_init__(self) -> None:
-        overrides = _OVERRIDE_PREFIXES if self.keeps_owners else ()
-        object.__setattr__(self, "hidden", (self.prefix, _FOREIGN_PREFIX, *overrides))
-        for mark in ("opaque", "redirect", "metacopy", "origin", "impure", "nlink", "upper", "whiteout", "protattr"):
-            object.__setattr__(self, mark, self.prefix + mark)
+        With *keeps_owners* some layer has owners in attributes: then those are private too, for whoever sets them makes
+        himself root. With *keeps_security* users' ``security.*`` attributes are kept under another name, because
+        the upper layer's owner may set none.
+        """
+        self.prefix = prefix
+        self.keeps_security = keeps_security
+        self.opaque = prefix + "opaque"
+        self.redirect = prefix + "redirect"
+        self.metacopy = prefix + "metacopy"
+        self.origin = prefix + "origin"
+        self.impure = prefix + "impure"
+        self.nlink = prefix + "nlink"
+        self.upper = prefix + "upper"
+        self.whiteout = prefix + "whiteout"
+        self.protattr = prefix + "protattr"
+        self.hidden = (prefix, _FOREIGN_PREFIX, *(_OVERRIDE_PREFIXES if keeps_owners else ()))
 
     def is_private(self, name: str) -> bool:
         """Tell whether *name*, on disk, belongs to the union: users never see or set it, copies leave it out.

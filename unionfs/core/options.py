@@ -12,10 +12,9 @@ makes it one: on our own command line a typing error should not be carried out).
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, final
 
 from unionfs.core.config import AccessTimes, Config, Fsync, IdMap, RedirectDir, Squash, Xino
 from unionfs.core.mountoptions import FLAG_GROUPS, MountOptions
@@ -24,20 +23,25 @@ from unionfs.errors import ConfigError
 __all__ = ["OPTIONS", "Option", "Reading", "read", "split_lowerdir", "split_options"]
 
 
-@dataclass(slots=True)
+@final
 class Reading:
     """What the options said so far; `config` and `mount` turn it into values that are checked."""
 
-    lower: list[Path] = field(default_factory=list)
-    data_only: list[Path] = field(default_factory=list)
-    union: dict[str, Any] = field(default_factory=dict)
-    """Fields of `Config` by name."""
-    engine: dict[str, Any] = field(default_factory=dict)
-    """Fields of `MountOptions` by name."""
-    flags: dict[int, str] = field(default_factory=dict)
-    """The last flag of each group that was named, by the group's place in FLAG_GROUPS."""
-    warnings: list[str] = field(default_factory=list)
-    """One sentence each, for the user; nothing here stops the mount."""
+    def __init__(self, lower: Iterable[Path] = (), data_only: Iterable[Path] = ()) -> None:
+        self.lower = list(lower)
+        self.data_only = list(data_only)
+        self.union: dict[str, Any] = {}
+        """Fields of `Config` by name."""
+        self.engine: dict[str, Any] = {}
+        """Fields of `MountOptions` by name."""
+        self.flags: dict[int, str] = {}
+        """The last flag of each group that was named, by the group's place in FLAG_GROUPS."""
+        self.warnings: list[str] = []
+        """One sentence each, for the user; nothing here stops the mount."""
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing was said."""
+        return not any(vars(self).values())
 
     def config(self) -> Config:
         """Return the union that was asked for; ConfigError if it cannot be."""
@@ -147,8 +151,7 @@ def split_lowerdir(text: str) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     return tuple(paths[: first + 1]), tuple(paths[first + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option of the text form."""
 
     name: str

@@ -26,8 +26,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from unionfs.core import acl, ondisk
 from unionfs.core.attrs import replaced, without_set_id
@@ -74,8 +73,7 @@ def to_stored(ranges: Sequence[IdMap], number: int) -> int:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owners:
+class Owners(NamedTuple):
     """How the owners and modes of one layer's files are shown, and how they are changed."""
 
     users: tuple[IdMap, ...] = ()

@@ -33,10 +33,6 @@ class End(NamedTuple):
     parent: Dir
     name: bytes
 
-    @property
-    def key(self) -> tuple[Dir, bytes]:
-        return self.parent, self.name
-
 
 def _fail(code: int) -> NoReturn:
     raise OSError(code, os.strerror(code))
@@ -255,7 +251,7 @@ def _announce(upper: Upper, node: Node, place: Place, name: bytes, to_place: Pla
 
 def _moved(state: State, node: Node, old: End, new: End, place: Place) -> None:
     """Note in the tables that *node* now has the name *new*, in the upper directory *place*."""
-    state.nodes.move(node, old.key, new.key)
+    state.nodes.move(node, old, new)
     if isinstance(node, Dir):
         node.places[0].parent, node.places[0].name = place, new.name
     elif node.indexed_links is None:

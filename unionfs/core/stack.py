@@ -234,14 +234,11 @@ def _assemble(config: Config, fds: list[int], *, has_upper: bool) -> State:
     root.ino = find.directory_number(list(root.places), os.fstat(root.places[0].fd()))
     return State(
         config=config,
-        layers=tuple(layers),
         rules=rules,
         descriptors=cache,
         nodes=NodeTable(root, cache),
         files=FileTable(),
-        upper=None,
         noting=accesstimes.Noting.of(config, fds[0]),
-        shows_acls=not config.noacl and not any(layer.owners for layer in layers),
     )
 
 

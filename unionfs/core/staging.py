@@ -10,8 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
 from unionfs.linux import at, filecopy, xattr
 
@@ -21,30 +20,33 @@ if TYPE_CHECKING:
 __all__ = ["STEPS", "Copy", "fill", "run"]
 
 
-@dataclass(slots=True)
+@final
 class Copy:
     """One file on its way up. A worker thread may have it: it holds descriptors and values only."""
 
-    st: os.stat_result
-    """The source's attributes."""
-    source: int | bytes
-    """How the xattr calls reach the source."""
-    data: int
-    """A descriptor for reading the data, or -1."""
-    size: int
-    """Bytes of data to copy."""
-    upper: "Upper"
-    temp: bytes
-    link: bytes = b""
-    """The target of a symlink."""
-    metadata_only: bool = False
-    origin: bytes | None = None
-    flags: int = 0
-    """The source's file flags (chattr) that the copy is to have."""
-    names: list[str] | None = None
-    """The source's extended attributes; None if nobody has asked yet."""
-    target_fd: int = -1
-    copied: int = 0
+    def __init__(
+        self, st: os.stat_result, source: int | bytes, data: int, size: int, upper: "Upper", temp: bytes
+    ) -> None:
+        self.st = st
+        """The source's attributes."""
+        self.source = source
+        """How the xattr calls reach the source."""
+        self.data = data
+        """A descriptor for reading the data, or -1."""
+        self.size = size
+        """Bytes of data to copy."""
+        self.upper = upper
+        self.temp = temp
+        self.link = b""
+        """The target of a symlink."""
+        self.metadata_only = False
+        self.origin: bytes | None = None
+        self.flags = 0
+        """The source's file flags (chattr) that the copy is to have."""
+        self.names: list[str] | None = None
+        """The source's extended attributes; None if nobody has asked yet."""
+        self.target_fd = -1
+        self.copied = 0
 
     @property
     def target(self) -> int | bytes:

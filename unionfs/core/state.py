@@ -1,7 +1,6 @@
 """What the verbs of the union share: the open stack and the three tables. No rule lives here."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from unionfs.core.accesstimes import Noting
 from unionfs.core.config import Config
@@ -21,39 +20,55 @@ if TYPE_CHECKING:
 __all__ = ["Counters", "State"]
 
 
-@dataclass(slots=True)
+@final
 class Counters:
     """What the union did since it was opened."""
 
-    copy_ups: int = 0
-    copied_bytes: int = 0
-    whiteouts: int = 0
+    def __init__(self) -> None:
+        self.copy_ups = 0
+        self.copied_bytes = 0
+        self.whiteouts = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@final
 class State:
     """One open union."""
 
-    config: Config
-    layers: tuple[Layer, ...]
-    """Top first, the upper included."""
-    rules: Rules
-    descriptors: Descriptors
-    nodes: NodeTable
-    files: "FileTable"
-    upper: "Upper | None"
-    noting: Noting
-    shows_acls: bool = True
-    """False if asked for, or if the owners in an ACL would not be those that users see."""
-    defer: bool = False
-    """Raise Deferred for long work instead of doing it."""
-    volatile: "Volatile | None" = None
-    jobs: "dict[Node, Job]" = field(default_factory=dict)
-    """Copy-ups under way."""
-    counters: Counters = field(default_factory=Counters)
-    on_copy_up: "Callable[[File], None] | None" = None
-    on_renumbering: "Callable[[File], None] | None" = None
-    on_nameless_copy: "Callable[[File], None] | None" = None
+    __slots__ = (
+        "config", "counters", "defer", "descriptors", "files", "jobs", "layers", "nodes", "noting", "on_copy_up",
+        "on_nameless_copy", "on_renumbering", "rules", "shows_acls", "upper", "volatile",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        rules: Rules,
+        descriptors: Descriptors,
+        nodes: NodeTable,
+        files: "FileTable",
+        noting: Noting,
+    ) -> None:
+        self.config = config
+        self.layers: tuple[Layer, ...] = (*rules.layers, *rules.data_layers)
+        """Top first, the upper included."""
+        self.rules = rules
+        self.descriptors = descriptors
+        self.nodes = nodes
+        self.files = files
+        self.upper: Upper | None = None
+        self.noting = noting
+        self.shows_acls = not config.noacl and not any(layer.owners for layer in self.layers)
+        """False if asked for, or if the owners in an ACL would not be those that users see."""
+        self.defer = False
+        """Raise Deferred for long work instead of doing it."""
+        self.volatile: Volatile | None = None
+        self.jobs: dict[Node, Job] = {}
+        """Copy-ups under way."""
+        self.counters = Counters()
+        self.on_copy_up: Callable[[File], None] | None = None
+        self.on_renumbering: Callable[[File], None] | None = None
+        self.on_nameless_copy: Callable[[File], None] | None = None
 
     def writable(self) -> "Upper":
         """Return the upper layer.

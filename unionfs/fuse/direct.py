@@ -6,7 +6,6 @@ agrees with the kernel on what both can do, and starts and ends the loop. The lo
 answers while trio is still being imported, which takes longer than all the rest of a mount.
 """
 
-import dataclasses
 import errno
 import logging
 import os
@@ -73,7 +72,7 @@ class DirectEngine:
         self._options = options
         if union.config.read_only:  # also where nobody said ro: see frozen.py
             flags = (*(word for word in options.flags if word != "rw"), "ro")
-            self._options = dataclasses.replace(options, flags=tuple(dict.fromkeys(flags)))
+            self._options = options._replace(flags=tuple(dict.fromkeys(flags)))
         self._device: Device | None = None
         self._features = Feature(0)
         """What was agreed with the kernel."""

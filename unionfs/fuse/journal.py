@@ -18,7 +18,6 @@ a new one is begun with what is left; the supervisor has the old one until then.
 import mmap
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final, NamedTuple, final
 
@@ -209,19 +208,20 @@ def numbers(next_handle: int, next_id: int) -> bytes:
     return _NUMBERS.pack(NUMBERS, 0, 0, 0, next_handle, next_id)
 
 
-@dataclass(slots=True)
+@final
 class Past:
     """What a journal says was known."""
 
-    known: dict[int, Known] = field(default_factory=dict)
-    gone: dict[int, Gone] = field(default_factory=dict)
-    files: dict[int, Opened] = field(default_factory=dict)
-    last_handle: int = 0
-    next_id: int = 0
-    recent: dict[int, Begun] = field(default_factory=dict)
-    """The last requests that changed names and were done, by number."""
-    unsure: Begun | None = None
-    """The last one, if it is not known whether it was done."""
+    def __init__(self) -> None:
+        self.known: dict[int, Known] = {}
+        self.gone: dict[int, Gone] = {}
+        self.files: dict[int, Opened] = {}
+        self.last_handle = 0
+        self.next_id = 0
+        self.recent: dict[int, Begun] = {}
+        """The last requests that changed names and were done, by number."""
+        self.unsure: Begun | None = None
+        """The last one, if it is not known whether it was done."""
 
     def apply(self, kind: int, fields: tuple[int, ...], text: bytes) -> None:
         if kind == NAMED:

@@ -25,10 +25,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
 from unionfs.core.config import Config
 from unionfs.core.mountoptions import MountOptions
@@ -72,15 +71,16 @@ GONE: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 """What a mount answers whose daemon died; the second where the engine has negotiated ABORT_ERROR."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@final
 class Session:
     """One mount that was asked for."""
 
-    config: Config
-    options: MountOptions
-    mountpoint: Path
-    log_file: Path | None = None
-    """Where the log goes; None is stderr."""
+    def __init__(self, config: Config, options: MountOptions, mountpoint: Path, log_file: Path | None) -> None:
+        self.config = config
+        self.options = options
+        self.mountpoint = mountpoint
+        self.log_file = log_file
+        """Where the log goes; None is stderr."""
 
     def run(self, ready: Callable[[], None], link: "Link | None" = None) -> None:
         """Serve the mount until it ends; call *ready* once it answers requests.
@@ -104,7 +104,7 @@ class Session:
             record = self._record(engine.name)  # before the mount: who asks for its real path then waits for us
             engine.mount()
             try:
-                record = replace(record, device=engine.number or "")
+                record = record._replace(device=engine.number or "")
                 if link is not None:
                     record = self._handed_over(engine, record, link)
                 served = _Served(self, union, engine, record, link)
@@ -133,7 +133,7 @@ class Session:
 
     def _handed_over(self, engine: Engine, record: state.Record, link: "Link") -> state.Record:
         """Have the mount kept; return the record that says so."""
-        supervised = replace(record, supervisor=link.supervisor, supervisor_started=link.started)
+        supervised = record._replace(supervisor=link.supervisor, supervisor_started=link.started)
         why_not = engine.hand_over(link, supervised)
         if why_not is None:
             return supervised
@@ -246,7 +246,7 @@ class _Served:
             message, _ = receive(link.socket)
             if not message:
                 log.warning("the supervisor has died; if this daemon dies too, the mount is lost")
-                self._record = replace(self._record, supervisor=None)
+                self._record = self._record._replace(supervisor=None)
                 self._remember()
                 return
             await trio.to_thread.run_sync(self._engine.finish)
@@ -260,7 +260,7 @@ class _Served:
             raise MountError(
                 f"{self._session.mountpoint}: the mount does not answer; because of {exc.strerror}"
             ) from exc
-        self._record = replace(self._record, device=f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}")
+        self._record = self._record._replace(device=f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}")
         self._remember()
         ready()
 

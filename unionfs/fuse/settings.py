@@ -6,9 +6,8 @@ Fields go by name: what the other version does not know keeps its default there.
 import enum
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from unionfs.core.config import AccessTimes, Config, Fsync, IdMap, RedirectDir, Squash, Xino
 from unionfs.core.mountoptions import MountOptions
@@ -17,8 +16,7 @@ from unionfs.fuse.state import Record
 __all__ = ["Settings", "decoded", "encoded"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """What a successor is told in words; the rest are descriptors."""
 
     config: Config
@@ -58,7 +56,7 @@ def encoded(settings: Settings) -> bytes:
 
 
 def _values(of: Settings | Config | MountOptions | Record) -> dict[str, object]:
-    return {each.name: _value(getattr(of, each.name)) for each in fields(of)}
+    return {name: _value(value) for name, value in of._asdict().items()}
 
 
 def _value(value: object) -> object:
@@ -84,14 +82,10 @@ def decoded(text: bytes) -> Settings:
     values: dict[str, Any] = json.loads(text)
     values["config"] = Config(**_read(Config, values["config"]))
     values["options"] = MountOptions(**_read(MountOptions, values["options"]))
-    values["record"] = Record(**{name: values["record"][name] for name in _names(Record) & set(values["record"])})
-    return Settings(**{name: values[name] for name in _names(Settings)})
-
-
-def _names(kind: type[Settings | Config | MountOptions | Record]) -> set[str]:
-    return {each.name for each in fields(kind)}
+    values["record"] = Record(**{name: values["record"][name] for name in set(Record._fields) & set(values["record"])})
+    return Settings(**{name: values[name] for name in Settings._fields})
 
 
 def _read(kind: type[Config | MountOptions], values: dict[str, object]) -> dict[str, Any]:
-    known = _names(kind) & set(values)
+    known = set(kind._fields) & set(values)
     return {name: _READERS[name](values[name]) if name in _READERS else values[name] for name in known}

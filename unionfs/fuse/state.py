@@ -12,16 +12,14 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Record", "directories", "own_directory", "read_all", "remove", "started", "statistics_file"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """One mount, as its daemon describes it. Paths are absolute."""
 
     pid: int
@@ -32,7 +30,7 @@ class Record:
     """``MAJOR:MINOR`` of the mount's st_dev."""
     engine: str
     lower: list[str]
-    data_only: list[str] = field(default_factory=list)
+    data_only: Sequence[str] = ()
     upper: str | None = None
     work: str | None = None
     read_only: bool = False
@@ -59,7 +57,7 @@ class Record:
     def write(self, directory: Path) -> Path:
         """Write the record, replacing an older one of the same mount."""
         path = directory / f"{self.supervisor or self.pid}.json"
-        replace(path, json.dumps(asdict(self), indent=1))
+        replace(path, json.dumps(self._asdict(), indent=1))
         return path
 
 

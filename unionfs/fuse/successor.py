@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from unionfs.core.union import Union
@@ -43,8 +42,7 @@ def _take_over(link: Link, kept: dict[bytes, int], *, restarts: int) -> None:
     settings = takeover.settings_of(kept)
     log_file = Path(settings.record.log) if settings.record.log else None
     logfile.start_logging(log_file, debug=settings.options.debug)
-    record = replace(
-        settings.record,
+    record = settings.record._replace(
         pid=os.getpid(),
         started=state.started(os.getpid()) or 0,
         supervisor=link.supervisor,
