@@ -7,7 +7,6 @@ answers while trio is still being imported, which takes longer than all the rest
 """
 
 import errno
-import logging
 import os
 import re
 import threading
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from unionfs.errors import MountError
 from unionfs.fuse import frozen, listing, wire
 from unionfs.fuse.device import Device
+from unionfs.fuse.log import logger
 from unionfs.fuse.passthrough import Cached, Modes, Passthrough
 from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Notify, Opcode, negotiate
 from unionfs.fuse.requests import Answer, Handler, Head, Requests
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectEngine"]
 
-log: Final = logging.getLogger(__name__)
+log: Final = logger(__name__)
 
 OLDEST_LINUX: Final = (5, 4)
 """The first with FUSE 7.31."""
