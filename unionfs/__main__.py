@@ -1,5 +1,5 @@
 """``python -m unionfs``: the same as the program ``unionfs``."""
 
-from unionfs.cli.main import run_main
+from unionfs.cli.programs import unionfs
 
-run_main()
+unionfs()

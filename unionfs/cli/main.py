@@ -3,7 +3,7 @@
 A command is a module with two functions, ``configure(parser)`` and ``run(args)``. It is imported
 only when it is called: a mount should not wait for the code of an image registry.
 
-Two programs start here. ``unionfs`` takes a command, or else the form that users of mount(8),
+There are two programs (``programs.py``). ``unionfs`` takes a command, or else the form that users of mount(8),
 fuse-overlayfs and podman's ``mount_program`` already have: ``unionfs [SOURCE] MOUNTPOINT -o ...``.
 ``unionfs-overlay`` has only that form, so a path to it can stand where one binary is asked for.
 """
@@ -13,15 +13,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from unionfs.cli.exitcodes import Exit, describe
 
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["COMMANDS", "Command", "main", "overlay", "run_main", "run_overlay"]
+__all__ = ["COMMANDS", "Command", "main", "overlay"]
 
 COMMANDS: Final = {
     "mount": ("unionfs.cli.mount", "stack directories and mount them as one"),
@@ -89,32 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overlay(argv: Sequence[str] | None = None) -> int:
     """Be the program ``unionfs-overlay``; return its exit status."""
-    gc.disable()  # until the mount is served: looking for garbage is a tenth of the time it takes to start
     from unionfs.cli import overlay as form
 
     args = list(sys.argv[1:] if argv is None else argv)
     return _reported(lambda: form.run(args))
-
-
-def run_main() -> NoReturn:
-    """Be the program ``unionfs`` to the end of the process."""
-    _end(main())
-
-
-def run_overlay() -> NoReturn:
-    """Be the program ``unionfs-overlay`` to the end of the process."""
-    _end(overlay())
-
-
-def _end(status: int) -> NoReturn:
-    """End at once: to take apart all that was imported is a seventh of the time of a mount.
-
-    Nothing waits for that here. Files, threads and transactions end with the block that began them.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # whoever reads it may be gone
-            stream.flush()
-    os._exit(status)
 
 
 def usage() -> str:
@@ -137,11 +114,10 @@ def _command(name: str, args: list[str]) -> Exit:
 
     from unionfs.cli.arguments import Arguments
 
-    gc.disable()  # while it is imported
     command = cast(Command, importlib.import_module(COMMANDS[name][0]))
     parser = Arguments(prog=f"unionfs {name}", formatter_class=RawDescriptionHelpFormatter)
     command.configure(parser)
-    gc.enable()
+    gc.enable()  # which the program has turned off while it started
     return command.run(parser.parse_intermixed_args(args))
 
 
