@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,6 +47,22 @@ def test_changes_go_to_the_upper_and_outlive_the_mount(stack: Stack) -> None:
     stack.mount()
     assert sorted(os.listdir(stack.merged)) == ["directory", "new", "top"]
     assert stack.logged() == ""
+
+
+def test_the_program_itself_may_be_covered_by_its_mount(dirs: Stack) -> None:
+    """What it takes to serve is imported before: nobody would answer who reads it from there."""
+    code = dirs.directory / "code" / "unionfs"
+    shutil.copytree(ROOT / "unionfs", code)
+    command = [sys.executable, "-m", "unionfs", "mount", *dirs.arguments, "--lower", str(code), str(code)]
+    environment = {**os.environ, "PYTHONPATH": str(code.parent), **dirs.environment}
+    try:
+        done = subprocess.run(command, check=False, timeout=PATIENCE_S, env=environment, cwd=code.parent)
+        assert done.returncode == 0
+        assert {"cli", "top"} <= set(os.listdir(code))
+        assert dirs.run("umount", code).returncode == 0
+    finally:
+        with suppress(OSError):
+            umount(str(code), MNT_DETACH)
 
 
 def test_umount_returns_when_the_daemon_is_gone(stack: Stack) -> None:

@@ -3,7 +3,8 @@
 trio, in the main thread, owns the life cycle: signals, cancellation, and whatever else its caller
 does there. The serving loop (``serving.py``) has a thread of its own; this module makes the mount,
 agrees with the kernel on what both can do, and starts and ends the loop. The loop needs no trio: it
-answers while trio is still being imported, which takes longer than all the rest of a mount.
+answers while trio is still being imported, which takes longer than all the rest of a mount. But what it takes to
+serve is imported before there is a mount: it may cover the place that this program is read from.
 """
 
 import errno
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from unionfs.errors import MountError
-from unionfs.fuse import frozen, listing, wire
+from unionfs.fuse import frozen, journal, listing, takeover, wire
 from unionfs.fuse.device import Device
 from unionfs.fuse.log import logger
+from unionfs.fuse.notes import Notes
+from unionfs.fuse.noting import NotingFrozen, NotingRequests
 from unionfs.fuse.passthrough import Cached, Modes, Passthrough
 from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Notify, Opcode, negotiate
 from unionfs.fuse.requests import Answer, Handler, Head, Requests
 from unionfs.fuse.serving import BUFFER_SIZE, Server
+from unionfs.fuse.settings import Settings
 from unionfs.linux import ids
 
 if TYPE_CHECKING:
@@ -111,9 +115,6 @@ class DirectEngine:
     def hand_over(self, link: "Link", record: "Record") -> str | None:
         if self._device is None or Feature.HAS_RESEND not in self._features:
             return "the kernel does not send requests again (Linux 6.9 does)"
-        from unionfs.fuse import takeover
-        from unionfs.fuse.settings import Settings  # as below: a mount that nobody supervises need not load them
-
         what = Settings(
             config=self._union.config,
             options=self._options,
@@ -132,8 +133,6 @@ class DirectEngine:
         Raises:
             ValueError: the last one's notes cannot be read.
         """
-        from unionfs.fuse import journal
-
         self._device, self._features, self._link = device, Feature(features), link
         self._past = journal.read(kept[b"journal"])
         self._kept = kept
@@ -158,10 +157,6 @@ class DirectEngine:
         is_frozen = frozen.NEEDED in features
         if link is None:
             return (frozen.FrozenRequests if is_frozen else Requests)(self._union, modes, options, features)
-        from unionfs.fuse import takeover
-        from unionfs.fuse.notes import Notes
-        from unionfs.fuse.noting import NotingFrozen, NotingRequests
-
         requests = (NotingFrozen if is_frozen else NotingRequests)(self._union, modes, options, features)
         if self._past is not None:
             takeover.restore(self._union, modes, self._past, self._kept)
