@@ -69,10 +69,8 @@ class Device:
 
     def read_further_ahead(self) -> None:
         """Have the kernel send fewer and bigger READs for what is read in order, where we may say so."""
-        target = os.fspath(self._mountpoint)
-        found = [mounted.device for mounted in kernel.mounts() if mounted.mountpoint == target]
         with suppress(OSError):  # not root, or no sysfs here
-            Path(f"/sys/class/bdi/{found[-1]}/read_ahead_kb").write_text(f"{READ_AHEAD_KB}\n", encoding="ascii")
+            Path(f"/sys/class/bdi/{self.number}/read_ahead_kb").write_text(f"{READ_AHEAD_KB}\n", encoding="utf-8")
 
     def unmount(self) -> None:
         """Take the mount out of the tree; if files are open, they are cut off.

@@ -98,7 +98,7 @@ def children() -> list[tuple[int, str]]:
     """Return each mount: the number of the one that it is mounted on, and where; a quarter of the work of `mounts`."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         fields = (line.split(" ", 5) for line in file)
-        return [(int(parent), plain(place) if "\\" in place else place) for _, parent, _, _, place, _ in fields]
+        return [(int(parent), plain(place)) for _, parent, _, _, place, _ in fields]
 
 
 def is_mountpoint(place: "os.PathLike[str]") -> bool:
@@ -148,7 +148,7 @@ def plain(text: str) -> str:
     >>> plain(r"a\040b")
     'a b'
     """
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text) if "\\" in text else text
 
 
 def _bytes(text: str) -> bytes | None:
