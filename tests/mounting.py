@@ -84,12 +84,12 @@ class Stack:
         lowers = [word for path in (self.top, self.base) for word in ("--lower", str(path))]
         return [*lowers, "--upper", str(self.upper), "--work", str(self.work), "--engine", self.engine]
 
-    def command(self, *words: object, program: str = "main") -> list[str]:
-        """Return the argument list of one of our programs: ``main`` is unionfs, ``overlay`` unionfs-overlay."""
-        start = f"import sys; from unionfs.cli.main import {program}; sys.exit({program}())"
+    def command(self, *words: object, program: str = "unionfs") -> list[str]:
+        """Return the argument list of one of our programs: ``unionfs``, or ``overlay``, which is unionfs-overlay."""
+        start = f"from unionfs.cli import programs; programs.{program}()"
         return [sys.executable, "-c", start, *map(str, words)]
 
-    def run(self, *words: object, program: str = "main", cwd: Path | None = None) -> Done:
+    def run(self, *words: object, program: str = "unionfs", cwd: Path | None = None) -> Done:
         """Run one of our programs until it ends, and its stderr with it."""
         return subprocess.run(
             self.command(*words, program=program),

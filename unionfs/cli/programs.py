@@ -8,23 +8,23 @@ import gc
 import os
 import sys
 
-__all__ = ["unionfs", "unionfs_overlay"]
+__all__ = ["overlay", "unionfs"]
 
 
 def unionfs() -> None:
     """Be the program ``unionfs``. Does not return."""
     gc.disable()
-    from unionfs.cli.main import main
+    from unionfs.cli import main
 
-    _end(main())
+    _end(main.main())
 
 
-def unionfs_overlay() -> None:
+def overlay() -> None:
     """Be the program ``unionfs-overlay``. Does not return."""
     gc.disable()
-    from unionfs.cli.main import overlay
+    from unionfs.cli import main
 
-    _end(overlay())
+    _end(main.overlay())
 
 
 def _end(status: int) -> None:
