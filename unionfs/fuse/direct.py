@@ -23,7 +23,7 @@ from unionfs.fuse.noting import NotingFrozen, NotingRequests
 from unionfs.fuse.passthrough import Cached, Modes, Passthrough
 from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Notify, Opcode, negotiate
 from unionfs.fuse.requests import Answer, Handler, Head, Requests
-from unionfs.fuse.serving import BUFFER_SIZE, Server
+from unionfs.fuse.serving import Server
 from unionfs.fuse.settings import Settings
 from unionfs.linux import ids
 
@@ -63,6 +63,9 @@ WANTED: Final = (
     | Feature.HAS_RESEND
 )
 """What is asked of every kernel."""
+
+_FIRST_SIZE: Final = 8192
+"""Bytes of the smallest buffer that the kernel accepts before it knows of MAX_WRITE: FUSE_MIN_READ_BUFFER."""
 
 
 class DirectEngine:
@@ -243,7 +246,7 @@ def shake_hands(device: int, wanted: Feature) -> Negotiated:
     Raises:
         MountError: the kernel is too old.
     """
-    buffer = bytearray(BUFFER_SIZE)
+    buffer = bytearray(_FIRST_SIZE)
     while True:
         size = os.readv(device, [buffer])
         head: Head = wire.HEADER.unpack_from(buffer)

@@ -19,6 +19,7 @@ import os
 import struct
 import threading
 import time
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
@@ -30,7 +31,7 @@ from unionfs.fuse.protocol import MAX_WRITE, UNANSWERED, Opcode
 from unionfs.fuse.requests import Head, Requests
 from unionfs.fuse.splicing import Span, Splicer
 
-__all__ = ["BUFFER_SIZE", "Server"]
+__all__ = ["Server"]
 
 log: Final = logger(__name__)
 
@@ -74,7 +75,7 @@ class Server:
         self._splicer = Splicer(device)
         self._follow = follow
         self._follower: Follower | None = None
-        self._buffer = bytearray(BUFFER_SIZE)
+        self._buffer = mmap(-1, BUFFER_SIZE, MAP_PRIVATE | MAP_ANONYMOUS)  # memory where it is written, not all of it
         self._counts: dict[int, int] = dict.fromkeys(map(int, Opcode), 0)
         self._waiting: dict[Job, list[_Waiting]] = {}
         self._jobs: SimpleQueue[Job] = SimpleQueue()
