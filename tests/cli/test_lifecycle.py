@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,15 @@ def test_changes_go_to_the_upper_and_outlive_the_mount(stack: Stack) -> None:
     stack.mount()
     assert sorted(os.listdir(stack.merged)) == ["directory", "new", "top"]
     assert stack.logged() == ""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_reason_to_fail(dirs: Stack, closed: str) -> None:
+    command = shlex.join(dirs.command("mount", *dirs.arguments, dirs.merged))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **dirs.environment}
+    assert subprocess.run(["sh", "-c", f"{command} {closed}"], check=False, timeout=60, env=environment).returncode == 0
+    assert dirs.is_mounted()
+    assert (dirs / "base").read_text() == "base\n"
 
 
 def test_the_program_itself_may_be_covered_by_its_mount(dirs: Stack) -> None:

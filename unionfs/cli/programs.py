@@ -14,6 +14,7 @@ __all__ = ["overlay", "unionfs"]
 def unionfs() -> None:
     """Be the program ``unionfs``. Does not return."""
     gc.disable()
+    _open_streams()
     from unionfs.cli import main
 
     _end(main.main())
@@ -22,9 +23,17 @@ def unionfs() -> None:
 def overlay() -> None:
     """Be the program ``unionfs-overlay``. Does not return."""
     gc.disable()
+    _open_streams()
     from unionfs.cli import main
 
     _end(main.overlay())
+
+
+def _open_streams() -> None:
+    """Have stdin, stdout and stderr where whoever called has closed one: a file of ours would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the end
 
 
 def _end(status: int) -> None:
