@@ -56,8 +56,8 @@ def lookup_all(state: State, parent: Dir, names: Sequence[bytes]) -> list[Entry 
 
 def _only_place(state: State, parent: Dir) -> Place | None:
     """Return the place that alone says what the files in *parent* are: their own attributes, and no mark of ours."""
-    place = parent.places[0]
-    if len(parent.places) > 1 or parent.final is not None or state.rules.metacopy:
+    place, rules = parent.places[0], state.rules
+    if len(parent.places) > 1 or parent.final is not None or rules.metacopy or rules.data_layers:
         return None
     says_more = place.xwhiteouts or place.impure or place.layer.owners is not None
     return None if says_more else place

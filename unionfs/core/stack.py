@@ -8,7 +8,6 @@ Source: Linux fs/overlayfs/super.c, ovl_get_layers() and ovl_check_overlapping_l
 """
 
 import contextlib
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +27,6 @@ from unionfs.errors import LayerInUse, StackError, StaleLayer
 from unionfs.linux import at, flock, handles, ids, remove, xattr
 
 __all__ = ["close_stack", "descriptors_of", "open_stack"]
-
-log = logging.getLogger(__name__)
 
 _MAX_DESCRIPTORS: Final = 16384
 
@@ -364,5 +361,7 @@ def _end_volatile(state: volatile.Volatile, upper: Path) -> None:
     try:
         state.end()
     except OSError as exc:
-        log.warning("%s was not written back: %s; it is not mounted again", upper, exc.strerror)
+        import logging  # noqa: PLC0415 - milliseconds that no other mount need pay
+
+        logging.getLogger(__name__).warning("%s was not written back: %s; it is not mounted again", upper, exc.strerror)
     state.close()
