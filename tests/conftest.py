@@ -82,6 +82,15 @@ def never_skip_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 @pytest.fixture(autouse=True)
+def umask_of_its_own() -> Generator[None]:
+    """Put the umask back, which a union in this process takes from whoever makes a file in it."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
 def expected_logs(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Generator[None]:
     """Fail the test for a WARNING or worse that it did not announce, or that it announced and did not get."""
     yield
