@@ -107,5 +107,5 @@ def install() -> None:
     for module, names in ((os, _CHANGING), (xattr, ("setxattr", "removexattr")), (fcntl, ("ioctl",))):
         for name in names:
             setattr(module, name, guard.around(getattr(module, name)))
-    for name in ("_append", "end"):
+    for name in ("note", "end"):
         setattr(journal.Journal, name, guard.on_both_sides(getattr(journal.Journal, name)))

@@ -65,6 +65,8 @@ COPY_LIMIT: Final = 16 << 20
 _DONE: Final = b""
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY: Final = b"security.capability"
+_NAMESPACES: Final = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
+"""Of attributes in others it matters whether there are any such, which the layer's file system says."""
 _DOTS: Final = (b".", b"..")
 _NO_ENTRY: Final = bytes(wire.ENTRY.size)
 
@@ -366,15 +368,14 @@ class Requests:
     # Attributes beyond the inode's, and the whole file system.
 
     def getxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        if nodeid in self._plain:
-            return errno.ENODATA
-        (size,) = wire.GETXATTR.unpack_from(body)
         name = wire.name(body[wire.GETXATTR.size :])
-        if name == _CAPABILITY and nodeid in self._bare:
-            return errno.ENODATA
-        if not self._union.listxattr(nodeid):
-            self._plain.add(nodeid)
-            return errno.ENODATA
+        if name.startswith(_NAMESPACES):
+            if nodeid in self._plain or (name == _CAPABILITY and nodeid in self._bare):
+                return errno.ENODATA
+            if not self._union.listxattr(nodeid):
+                self._plain.add(nodeid)
+                return errno.ENODATA
+        (size,) = wire.GETXATTR.unpack_from(body)
         return _sized(self._union.getxattr(nodeid, name), size)
 
     def listxattr(self, nodeid: int, body: memoryview, head: Head) -> Answer:
