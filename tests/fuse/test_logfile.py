@@ -1,15 +1,12 @@
 """The log of daemons: made when it is needed, shared, and never larger than two limits."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from unionfs.fuse import logfile
-from unionfs.fuse.log import place
-from unionfs.fuse.logfile import LogFile
+from unionfs.fuse.logfile import LogFile, place
 
 
 @pytest.fixture
@@ -59,30 +56,3 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place() == Path("/state/unionfs/unionfs.log")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert place() == Path("/var/log/unionfs.log")
-
-
-def test_the_first_message_starts_the_log_also_after_a_fork(tmp_path: Path) -> None:
-    file = tmp_path / "log"
-    code = """
-import os, pathlib, sys
-from unionfs.fuse import log
-log.start(pathlib.Path(sys.argv[1]), debug=False)
-here = log.logger("unionfs.here")
-assert "logging" not in sys.modules
-if not os.fork():
-    here.info("from a child")
-    os._exit(0)
-os.wait()
-assert "logging" not in sys.modules
-log.begin()
-here.error("first")
-log.logger("unionfs.there").debug("not asked for")
-here.error("second")
-"""
-    subprocess.run([sys.executable, "-c", code, file], check=True, timeout=60)
-    said = [line.partition("] ")[2] for line in file.read_text().splitlines()]
-    assert said == [
-        "INFO unionfs.here: from a child",
-        "ERROR unionfs.here: first",
-        "ERROR unionfs.here: second",
-    ]

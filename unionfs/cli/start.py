@@ -38,18 +38,18 @@ def start(reading: Reading, mountpoint: Path, *, foreground: bool, on_ready: Cal
         options = options._replace(flags=(*(word for word in options.flags if word not in {"rw", "ro"}), "ro"))
 
     gc.disable()  # until the mount is served
-    from unionfs.fuse import daemon, log
+    from unionfs.fuse import daemon, logfile
 
     foreground = foreground or options.foreground
-    log_file = None if foreground else log.place()
+    log = None if foreground else logfile.place()
     split = splitter(options, foreground=foreground, on_start=on_ready)
-    log.start(log_file, debug=options.debug)
+    logfile.start_logging(log, debug=options.debug)
 
     def serve(ready: Callable[[], None]) -> None:
         from unionfs.fuse.session import Session
 
         place = Path(kernel.resolved(mountpoint))
-        session = Session(config=config, options=options, mountpoint=place, log_file=log_file)
+        session = Session(config=config, options=options, mountpoint=place, log_file=log)
         session.run(ready, split.link if split is not None else None)
 
     if foreground:

@@ -14,17 +14,17 @@ the child died.
 """
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Callable
 from typing import Final, NoReturn
 
 from unionfs.errors import MountError
-from unionfs.fuse.log import logger
 
 __all__ = ["Describe", "Work", "daemonize"]
 
-log = logger(__name__)
+log = logging.getLogger(__name__)
 
 _READY: Final = b"\0"
 _INTERRUPT: Final = (signal.SIGINT,)

@@ -8,6 +8,7 @@ serve is imported before there is a mount: it may cover the place that this prog
 """
 
 import errno
+import logging
 import os
 import re
 import threading
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from unionfs.errors import MountError
 from unionfs.fuse import frozen, journal, listing, takeover, wire
 from unionfs.fuse.device import Device
-from unionfs.fuse.log import logger
 from unionfs.fuse.notes import Notes
 from unionfs.fuse.noting import NotingFrozen, NotingRequests
 from unionfs.fuse.passthrough import Cached, Modes, Passthrough
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectEngine"]
 
-log: Final = logger(__name__)
+log: Final = logging.getLogger(__name__)
 
 OLDEST_LINUX: Final = (5, 4)
 """The first with FUSE 7.31."""

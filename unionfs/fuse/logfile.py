@@ -12,11 +12,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LIMIT", "LogFile", "start_logging"]
+__all__ = ["LIMIT", "LogFile", "place", "start_logging"]
 
 LIMIT: Final = 1 << 20
 
 FORMAT: Final = "%(asctime)s unionfs[%(process)d] %(levelname)s %(name)s: %(message)s"
+
+
+def place() -> Path:
+    """Return where the log of our daemons is."""
+    if path := os.environ.get("UNIONFS_LOG"):
+        return Path(path).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/log/unionfs.log")
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state, "unionfs", "unionfs.log")
 
 
 def start_logging(path: Path | None, *, debug: bool) -> None:

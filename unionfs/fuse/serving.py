@@ -15,6 +15,7 @@ the mount does.
 """
 
 import errno
+import logging
 import os
 import struct
 import threading
@@ -26,14 +27,13 @@ from typing import Final, NamedTuple
 from unionfs.core.jobs import Deferred, Job
 from unionfs.fuse import wire
 from unionfs.fuse.follow import Follower
-from unionfs.fuse.log import logger
 from unionfs.fuse.protocol import MAX_WRITE, UNANSWERED, Opcode
 from unionfs.fuse.requests import Head, Requests
 from unionfs.fuse.splicing import Span, Splicer
 
 __all__ = ["Server"]
 
-log: Final = logger(__name__)
+log: Final = logging.getLogger(__name__)
 
 BUFFER_SIZE: Final = MAX_WRITE + 4096
 """Bytes of the largest request; the kernel refuses to put one into a smaller buffer."""

@@ -16,6 +16,7 @@ again within milliseconds, and the old daemon may still be on its way out.
 import errno
 import gc
 import json
+import logging
 import os
 import resource
 import signal
@@ -33,7 +34,6 @@ from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import LayerInUse, MountError
 from unionfs.fuse import state
 from unionfs.fuse.engine import Engine, choose
-from unionfs.fuse.log import begin, logger
 from unionfs.linux import at, capabilities
 from unionfs.linux.answers import answers
 from unionfs.linux.mount import is_mountpoint, mounts, resolved
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GONE", "TABLE_SIZE", "Session", "check_mountpoint", "prepare", "serve"]
 
-log = logger(__name__)
+log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 10.0
 """How long a layer that another daemon holds is waited for, while no mount of it is in the tree."""
@@ -188,7 +188,6 @@ class _Served:
             if self._started:
                 announce()
                 self._let_work()
-            begin()  # libraries have loggers as well
 
             import trio
 

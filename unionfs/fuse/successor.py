@@ -5,23 +5,23 @@ the mount like the first one. If it fails before it serves, it ends and leaves t
 be luckier.
 """
 
+import logging
 import os
 import socket
 import sys
 from pathlib import Path
 
 from unionfs.core.union import Union
-from unionfs.fuse import journal, listing, state, takeover
+from unionfs.fuse import journal, listing, logfile, state, takeover
 from unionfs.fuse.device import Device
 from unionfs.fuse.direct import DirectEngine
-from unionfs.fuse.log import logger, start
 from unionfs.fuse.session import Session, prepare, serve
 from unionfs.fuse.supervisor import GO, KEEP, READY, Link, receive
 from unionfs.linux import capabilities
 
 __all__ = ["main"]
 
-log = logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def main(fd: int) -> None:
@@ -41,7 +41,7 @@ def main(fd: int) -> None:
 def _take_over(link: Link, kept: dict[bytes, int], *, restarts: int) -> None:
     settings = takeover.settings_of(kept)
     log_file = Path(settings.record.log) if settings.record.log else None
-    start(log_file, debug=settings.options.debug)
+    logfile.start_logging(log_file, debug=settings.options.debug)
     record = settings.record._replace(
         pid=os.getpid(),
         started=state.started(os.getpid()) or 0,

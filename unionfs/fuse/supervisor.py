@@ -24,6 +24,7 @@ Signals that are for the server are passed on: who started it may know only the 
 import contextlib
 import gc
 import json
+import logging
 import os
 import re
 import resource
@@ -36,11 +37,10 @@ from collections.abc import Callable
 from typing import Final, NoReturn, final
 
 from unionfs.fuse import state
-from unionfs.fuse.log import logger
 
 __all__ = ["GO", "KEEP", "READY", "STOPPED", "Link", "Splitter", "receive", "unfit"]
 
-log = logger(__name__)
+log = logging.getLogger(__name__)
 
 STOPPED: Final = 75
 """The exit status of a server that stopped so that another one can take over."""

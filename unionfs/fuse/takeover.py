@@ -12,6 +12,7 @@ The kernel kept its caches meanwhile. What it would have been told by the server
 be about listings; so all of those are dropped.
 """
 
+import logging
 import os
 import socket
 from contextlib import suppress
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 from unionfs.core.awaited import Known
 from unionfs.core.restore import FIELDS, Gone
 from unionfs.fuse import settings, state
-from unionfs.fuse.log import logger
 from unionfs.fuse.notes import key_of
 from unionfs.fuse.noting import MAKING, ONE_NODE
 from unionfs.fuse.protocol import Opcode
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["control_socket", "hand_over", "layers_of", "restore", "settings_of"]
 
-log = logger(__name__)
+log = logging.getLogger(__name__)
 
 _REMOVING: Final = frozenset({Opcode.UNLINK, Opcode.RMDIR})
 
