@@ -220,14 +220,14 @@ PITFALLS: Final[dict[int, Pitfall]] = {
         tests=("mounted/test_file_flags.py::test_flags_are_enforced_and_last",),
     ),
     46: Pitfall(
-        "a sync reaches the upper layer, and fails in a volatile mount whose upper once failed to write something back",
+        "a sync reaches the upper layer",
         tests=(
             "core/test_files.py::test_sync_is_asked_only_of_what_was_written",
             "core/test_files.py::test_nothing_is_synced_where_that_was_asked_for",
             "fuse/test_listing.py::test_a_directory_is_synced",
-            "mounted/test_volatile.py::test_every_sync_after_a_failure_says_so",
         ),
-        why_not="syncfs sends no request to a FUSE server; the README says so",
+        why_not="syncfs sends no request to a FUSE server; and of a writeback error before the unmount no call tells a "
+        "process of one without writing everything through",
     ),
     47: Pitfall(
         "layers in each other, in use, or on two filesystems are refused (fuse-overlayfs#364, #393)",

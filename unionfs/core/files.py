@@ -257,7 +257,7 @@ def _detach(state: State, opened: OpenFile) -> None:
 def fsync(state: State, fh: int, datasync: bool) -> Job | None:
     """Return the work of writing the file through; None where nothing was or need be written."""
     opened = state.files[fh]
-    if _does_without(state) or not opened.writable_layer:
+    if not opened.writable_layer or state.config.fsync is Fsync.VOLATILE:
         return None
     return _sync_job(opened.fd, os.fdatasync if datasync else os.fsync)
 
@@ -265,7 +265,7 @@ def fsync(state: State, fh: int, datasync: bool) -> Job | None:
 def fsync_directory(state: State, node: Dir, datasync: bool) -> Job | None:
     """Return the work of writing a directory through; None if no layer of it was ever written."""
     place = node.upper
-    if _does_without(state) or place is None or node.is_gone:
+    if place is None or node.is_gone or state.config.fsync is Fsync.VOLATILE:
         return None
     return _sync_job(place.fd(), os.fdatasync if datasync else os.fsync)
 
@@ -283,20 +283,9 @@ def settle(*nodes: Dir) -> None:
 
 def sync_upper(state: State) -> Job | None:
     """Return the work of writing the upper layer's whole filesystem through."""
-    if _does_without(state) or state.upper is None:
+    if state.upper is None or state.config.fsync is Fsync.VOLATILE:
         return None
     return _sync_job(state.upper.work_fd, fileops.syncfs)
-
-
-def _does_without(state: State) -> bool:
-    """Tell whether nothing is to be written through.
-
-    Raises:
-        OSError: EIO, ENOSPC: on a volatile mount, and something was not written back by itself either.
-    """
-    if state.volatile is not None:
-        state.volatile.check()
-    return state.config.fsync is Fsync.VOLATILE
 
 
 def _sync_job(fd: int, sync: Callable[[int], None]) -> Job:

@@ -8,12 +8,13 @@ Source: Linux fs/overlayfs/super.c, ovl_get_layers() and ovl_check_overlapping_l
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from unionfs.core import accesstimes, files, find, inos, kernelmounts, ondisk, owners, volatile
+from unionfs.core import accesstimes, files, find, inos, kernelmounts, ondisk, owners
 from unionfs.core.config import Config, Fsync
 from unionfs.core.files import FileTable
 from unionfs.core.index import Index, origin_stat
@@ -24,11 +25,14 @@ from unionfs.core.protection import harden, soften
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
 from unionfs.errors import LayerInUse, StackError, StaleLayer
-from unionfs.linux import at, flock, handles, ids, remove, xattr
+from unionfs.linux import at, fileops, flock, handles, ids, remove, xattr
 
 __all__ = ["close_stack", "descriptors_of", "open_stack"]
 
+log = logging.getLogger(__name__)
+
 _MAX_DESCRIPTORS: Final = 16384
+_VOLATILE: Final = (b"incompat", b"volatile")
 
 
 def open_stack(config: Config, *, defer: bool, given: Sequence[int] = ()) -> State:
@@ -51,8 +55,6 @@ def open_stack(config: Config, *, defer: bool, given: Sequence[int] = ()) -> Sta
             work_fd = _open_staging(config, config.work, base_fd, undo)
             state = _assemble(config, fds, has_upper=True)
             _attach_upper(state, base_fd, work_fd)
-            if config.volatile and state.upper is not None and not config.read_only:
-                state.volatile = _begin_volatile(state.upper, config.work, undo, is_new=not given)
         state.defer = defer
         undo.pop_all()
         return state
@@ -170,7 +172,7 @@ def _check_kernel(path: Path, option: str) -> None:
 
 
 def _check_volatile(base: int, work: Path, upper: Path) -> None:
-    if volatile.was_left(base):
+    if at.exists(base, b"work/" + b"/".join(_VOLATILE)):
         raise StackError(
             f"workdir: {work} was mounted volatile and not unmounted cleanly, so upperdir {upper} "
             "may be damaged; discard both, or remove work/incompat/volatile in it to use them all the same"
@@ -251,6 +253,10 @@ def _is_privileged() -> bool:
 def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
     config = state.config
     upper = Upper(state.layers[0], work_fd, syncs=config.fsync is not Fsync.VOLATILE and _is_on_disk(work_fd))
+    if config.volatile and not config.read_only:
+        incompat, volatile = _VOLATILE
+        os.mkdir(incompat, 0o700, dir_fd=work_fd)
+        os.mkdir(incompat + b"/" + volatile, 0o700, dir_fd=work_fd)
     upper.syncs_directories = config.fsync is Fsync.STRICT
     if config.index:
         upper.index = _open_index(state, base_fd)
@@ -261,22 +267,6 @@ def _attach_upper(state: State, base_fd: int, work_fd: int) -> None:
     if upper.layer.owners is not None and not config.read_only:
         _mark_owners(upper.layer, upper.layer.owners)
     state.upper = upper
-
-
-def _begin_volatile(upper: Upper, work: Path, undo: contextlib.ExitStack, *, is_new: bool) -> volatile.Volatile:
-    """Leave the marker. What was not written back before is an error where the mount *is_new*."""
-    result = volatile.Volatile(upper, work)
-    undo.callback(result.close)
-    if is_new:
-        try:
-            result.check()
-        except OSError as exc:
-            raise StackError(
-                f"upperdir: the filesystem of {upper.layer.path} failed to write something back before this mount: "
-                f"{exc.strerror}; check what is there, and tell the kernel that you know: sync -f {upper.layer.path}"
-            ) from None
-    result.mark()
-    return result
 
 
 def _mark_owners(layer: Layer, kept: owners.Owners) -> None:
@@ -341,10 +331,8 @@ def close_stack(state: State) -> None:
     if state.upper is not None:
         if not state.config.read_only:
             soften(state.upper.layer)
-            if state.volatile is not None:
-                _end_volatile(state.volatile, state.upper.layer.path)
-            else:
-                with contextlib.suppress(OSError):
+            if not state.config.volatile or _is_written(state.upper):
+                with contextlib.suppress(OSError):  # container engines remove the marker while we are still at this
                     remove.empty(state.upper.work_fd)
         if state.upper.index is not None:
             os.close(state.upper.index.place.fd())
@@ -357,11 +345,11 @@ def close_stack(state: State) -> None:
         os.close(layer.root.fd())
 
 
-def _end_volatile(state: volatile.Volatile, upper: Path) -> None:
+def _is_written(upper: Upper) -> bool:
+    """Write everything through, after which a volatile upper is as good as any other; tell whether that worked."""
     try:
-        state.end()
+        fileops.syncfs(upper.work_fd)
     except OSError as exc:
-        import logging  # noqa: PLC0415 - milliseconds that no other mount need pay
-
-        logging.getLogger(__name__).warning("%s was not written back: %s; it is not mounted again", upper, exc.strerror)
-    state.close()
+        log.warning("%s was not written back: %s; it is not mounted again", upper.layer.path, exc.strerror)
+        return False
+    return True

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from unionfs.core.files import FileTable
     from unionfs.core.jobs import Job
     from unionfs.core.upper import Upper
-    from unionfs.core.volatile import Volatile
 
 __all__ = ["Counters", "State"]
 
@@ -36,7 +35,7 @@ class State:
 
     __slots__ = (
         "config", "counters", "defer", "descriptors", "files", "jobs", "layers", "nodes", "noting", "on_copy_up",
-        "on_nameless_copy", "on_renumbering", "rules", "shows_acls", "upper", "volatile",
+        "on_nameless_copy", "on_renumbering", "rules", "shows_acls", "upper",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +61,6 @@ class State:
         """False if asked for, or if the owners in an ACL would not be those that users see."""
         self.defer = False
         """Raise Deferred for long work instead of doing it."""
-        self.volatile: Volatile | None = None
         self.jobs: dict[Node, Job] = {}
         """Copy-ups under way."""
         self.counters = Counters()
