@@ -209,6 +209,19 @@ def test_attributes_of_a_lower_hard_link_do_not_hold(reader: Reader) -> None:
     assert held[b"a"][1] == held[b"c"][1] == 0 < held[b"b"][1]
 
 
+def test_all_names_of_a_hard_link_are_noted(reader: Reader) -> None:
+    """A successor that knew one of them alone would change that one, and leave the others as they were."""
+    mount = reader.mount
+    (mount.upper / "upper" / "c").hardlink_to(mount.upper / "upper" / "a")
+    upper = mount.id(b"upper")
+    reader.list(upper)
+    node = mount.union.child(upper, b"a")
+    assert node is not None
+    known = journal.read(mount.kept[b"journal"]).known[node.nodeid]
+    assert set(known.names) == {(upper, b"a"), (upper, b"c")}
+    assert known.lookups == node.lookups == 2
+
+
 def test_only_some_are_kept(reader: Reader) -> None:
     mount = reader.mount
     d = mount.id(b"d")

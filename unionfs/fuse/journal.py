@@ -118,7 +118,7 @@ class Journal:
         """Append a record, or several: they count all at once."""
         start = self._tail
         self._tail = end = start + len(record)
-        if end > self._size:
+        while end > self._size:
             self._grow()
         self._map[start:end] = record
         _put_tail(self._map, 0, end)

@@ -24,12 +24,12 @@ def key_of(handle: int) -> bytes:
     return b"file %d" % handle
 
 
-def told(node: Node) -> bytes:
-    """Return what is noted when the kernel is told of *node* once more."""
+def told(node: Node, parent: int, name: bytes) -> bytes:
+    """Return what is noted when the kernel is told once more of *node*, as *name* in the directory *parent*."""
     if node.final is not None:
         return journal.gone(restore.gone(node))
     if node.lookups == 1 or (isinstance(node, File) and node.links is not None):
-        return journal.named(node.nodeid, node.parent.nodeid, node.name, 1)
+        return journal.named(node.nodeid, parent, name, 1)
     return journal.lookups(node.nodeid, 1)
 
 

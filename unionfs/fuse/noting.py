@@ -51,11 +51,12 @@ class _Noting(Requests):
         self._union.on_nameless_copy(notes.nameless)
 
     def _entry(self, found: "Entry") -> bytes:
-        self.notes.journal.note(told(found[0]))
+        node = found[0]
+        self.notes.journal.note(told(node, node.parent.nodeid, node.name))
         return super()._entry(found)
 
-    def _tell(self, nodes: "Sequence[Node]") -> None:
-        self.notes.journal.note(b"".join([told(node) for node in nodes]))
+    def _tell(self, parent: int, listed: "Sequence[tuple[bytes, Node]]") -> None:
+        self.notes.journal.note(b"".join([told(node, parent, name) for name, node in listed]))
 
     def _give_again(self, nodes: "Sequence[Node]") -> None:
         super()._give_again(nodes)

@@ -336,24 +336,25 @@ class Requests:
         """Return *entries* with what they are; add those of which the kernel is told so to *nodes*."""
         at = max(entries.start, min(len(_DOTS), entries.stop))
         out = [_NO_ENTRY + _named(listing, index) for index in range(entries.start, at)]
-        found = self._union.lookup_all(parent, listing.names[at : entries.stop])
-        nodes += [each[0] for each in found if isinstance(each, tuple)]
-        self._tell(nodes)
-        offsets, names = listing.offsets, listing.names
+        offsets, names = listing.offsets, listing.names[at : entries.stop]
+        found = self._union.lookup_all(parent, names)
+        listed = [(name, each[0]) for name, each in zip(names, found, strict=True) if isinstance(each, tuple)]
+        self._tell(parent, listed)
+        nodes += [node for _, node in listed]
         lasting, changes = (self._entry_valid, self._attr_valid), self._modes.changing or self._modes.lent
-        for index, each in enumerate(found, at):
+        for index, name, each in zip(range(at, entries.stop), names, found, strict=True):
             if isinstance(each, tuple):
                 node, st = each
                 times = lasting
                 if changes or st.st_nlink > 1:
                     times = self._entry_valid, self._valid(node, st)
-                out.append(wire.direntplus(node.nodeid, times, node.ino, st, offsets[index], names[index]))
+                out.append(wire.direntplus(node.nodeid, times, node.ino, st, offsets[index], name))
             elif not isinstance(each, FileNotFoundError):  # a lookup of its own will say what is wrong
                 out.append(_NO_ENTRY + _named(listing, index))
         return out
 
-    def _tell(self, nodes: "Sequence[Node]") -> None:
-        """Note that the kernel is told of *nodes*, once each."""
+    def _tell(self, parent: int, listed: "Sequence[tuple[bytes, Node]]") -> None:
+        """Note that the kernel is told of nodes, each by the name that it has in *parent*; one may be there twice."""
 
     def _give_again(self, nodes: "Sequence[Node]") -> None:
         """Count that the kernel is told of *nodes* once more."""
