@@ -1,11 +1,14 @@
 """A Config in hand makes sense: what cannot be stacked cannot be constructed."""
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unionfs.core.config import MAX_LAYERS, Config, Fsync, IdMap, RedirectDir, Squash
+from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import ConfigError
 
 LOWER = (Path("/low"),)
@@ -67,3 +70,20 @@ def test_without_an_upper_the_union_is_read_only_and_needs_no_index() -> None:
 )
 def test_what_each_redirect_mode_does(redirect: RedirectDir, *, makes: bool, follows: bool) -> None:
     assert (redirect.makes, redirect.follows) == (makes, follows)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_an_equal_one(copied: Callable[[Any], object]) -> None:
+    for each in (Config(lower=(Path("/l"),), upper=Path("/u"), work=Path("/w"), index=True), MountOptions(debug=True)):
+        assert copied(each) == each
+        assert type(copied(each)) is type(each)
+
+
+def test_what_is_changed_in_a_copy_is_checked_as_well() -> None:
+    config = Config(lower=(Path("/l"),), upper=Path("/u"), work=Path("/w"), index=True)
+    frozen = config._replace(upper=None, work=None)
+    assert (frozen.read_only, frozen.index) == (True, False)
+    with pytest.raises(ConfigError):
+        config._replace(work=None)
+    with pytest.raises(ConfigError):
+        MountOptions()._replace(fsname="")

@@ -150,6 +150,13 @@ class Config(_Fields):
             check(self)
         return self
 
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
+        """Let copies be made: of an instance checked, but by name."""
+        return (), self._asdict()
+
+    def _replace(self, **changes: Any) -> Self:  # noqa: ANN401 - as above
+        return type(self)(**(self._asdict() | changes))
+
 
 def _following(asked: _Fields) -> dict[str, object]:
     """Return the value of every option that follows from another."""

@@ -76,6 +76,13 @@ class MountOptions(_Fields):
                 raise ConfigError(f"fsname, subtype: {name!r} is not a name")
         return self
 
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
+        """Let copies be made: of an instance checked, but by name."""
+        return (), self._asdict()
+
+    def _replace(self, **changes: Any) -> Self:  # noqa: ANN401 - as above
+        return type(self)(**(self._asdict() | changes))
+
     def flags_for(self, *, privileged: bool) -> tuple[str, ...]:
         """Return the flags of the mount; whether it honours devices and set-id bits is always said.
 
