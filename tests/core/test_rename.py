@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,62 @@ def test_what_is_refused_changes_nothing(stack: Stacks, old: str, new: str, flag
         s.rename(old, new, flags)
     assert caught.value.errno == code
     assert s.upper_names() == []
+
+
+APPEND, IMMUTABLE = 0x20, 0x10
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("remounts", [False, True])
+@pytest.mark.parametrize(
+    ("protected", "flag", "old", "new", "flags"),
+    [
+        ("x", APPEND, "y", "x", 0),
+        ("x", IMMUTABLE, "y", "x", RENAME_EXCHANGE),
+        ("x", IMMUTABLE, "x", "y", RENAME_EXCHANGE),
+        ("d", APPEND, "d/z", "new", 0),
+        ("d", APPEND, "y", "d/z", 0),
+        ("d", IMMUTABLE, "y", "d/new", 0),
+    ],
+)
+def test_what_flags_of_chattr_forbid_breaks_no_hard_link(  # noqa: PLR0913 - a table
+    stack: Stacks, protected: str, flag: int, old: str, new: str, flags: int, *, remounts: bool
+) -> None:
+    def linked(path: Path) -> None:
+        path.write_text("x")
+        path.with_name("y").hardlink_to(path)
+        path.with_name("d").mkdir()
+        (path.parent / "d" / "z").hardlink_to(path)
+
+    s = stack({"x": linked})
+    s.union.setflags(s.id(protected), flag)
+    try:
+        if remounts:
+            s.remount()
+        before = {name: s.stat(name).st_nlink for name in ("x", "y", "d/z")}
+        with pytest.raises(PermissionError) as caught:
+            s.rename(old, new, flags)
+        assert caught.value.errno == errno.EPERM
+        assert {name: s.stat(name).st_nlink for name in ("x", "y", "d/z")} == before
+        assert sorted(s.upper_names()) == [protected]
+    finally:
+        s.union.setflags(s.id(protected), 0)
+
+
+@pytest.mark.root
+def test_no_name_in_an_immutable_directory_breaks_no_hard_link(stack: Stacks) -> None:
+    def linked(path: Path) -> None:
+        path.write_text("x")
+        path.with_name("y").hardlink_to(path)
+
+    s = stack({"x": linked, "d": {}})
+    s.union.setflags(s.id("d"), IMMUTABLE)
+    try:
+        with pytest.raises(PermissionError):
+            s.seen(s.union.link(s.id("y"), s.id("d"), b"new")[0])
+        assert (s.stat("y").st_nlink, s.upper_names()) == (2, ["d"])
+    finally:
+        s.union.setflags(s.id("d"), 0)
 
 
 # files

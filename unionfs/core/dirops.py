@@ -260,6 +260,8 @@ def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
     """Give *node*, copied up first, a further name; return its attributes."""
     state.writable()
     _require_free(state, parent, name)  # before the copy-up, which a refusal must not leave behind
+    if not node.is_upper and at.is_immutable(parent.places[0].fd(), b""):
+        _fail(errno.EPERM)
     copyup.file(state, node)
     upper, place, over_whiteout = _new_place(state, parent, name)
     if not node.is_gone:

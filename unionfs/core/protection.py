@@ -12,10 +12,10 @@ import os
 from typing import Final
 
 from unionfs.core.layer import Layer, Place
-from unionfs.core.nodes import File
+from unionfs.core.nodes import Dir, File, Node
 from unionfs.linux import at, fileops, handles, xattr
 
-__all__ = ["harden", "harden_file", "marked", "note", "soften"]
+__all__ = ["harden", "harden_file", "is_protected", "marked", "note", "soften"]
 
 _LETTERS: Final = ((b"a", fileops.FS_APPEND), (b"i", fileops.FS_IMMUTABLE))
 
@@ -34,6 +34,15 @@ def harden_file(node: File) -> None:
     if not node.is_hardened and not node.is_gone:
         harden(node.place, node.real)
         node.is_hardened = True
+
+
+def is_protected(node: Node) -> bool:
+    """Tell whether *node* is append-only or immutable, so that none of its names may go."""
+    if isinstance(node, Dir):
+        return at.is_protected(node.places[0].fd(), b"")
+    if node.is_upper:
+        harden_file(node)
+    return at.is_protected(node.place.fd(), node.real)
 
 
 def harden(place: Place, name: bytes) -> None:

@@ -19,6 +19,7 @@ from unionfs.core import copyup, dirops, files, find, ondisk, readdir
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
 from unionfs.core.nodes import Dir, File, Node
+from unionfs.core.protection import is_protected
 from unionfs.core.state import State
 from unionfs.core.upper import Upper
 from unionfs.errors import CrossesLayers
@@ -66,6 +67,7 @@ def rename(state: State, old: End, new: End, flags: int = 0) -> None:
             _require_movable(state, target)
         elif isinstance(target, Dir) and readdir.has_names(state, target):
             dirops.refuse_full(new.parent, target)
+        _refuse_in_vain(old, node, new, target)
         if target is not None and flags & at.RENAME_EXCHANGE:
             _exchange(state, upper, (old, node), (new, target))
         else:
@@ -105,6 +107,19 @@ def _check(old: End, node: Node, new: End, target: Node | None, flags: int) -> N
         _fail(errno.ENOTDIR)
     if not isinstance(node, Dir) and isinstance(target, Dir):
         _fail(errno.EISDIR)
+
+
+def _refuse_in_vain(old: End, node: Node, new: End, target: Node | None) -> None:
+    """Refuse now what the upper layer would refuse later, when a file had been copied up and its hard links broken.
+
+    Raises:
+        OSError: EPERM, what would lose a name is append-only or immutable, or the directory that would lose or get one.
+    """
+    if not any(isinstance(each, File) and not each.is_upper for each in (node, target)):
+        return
+    losing = (old.parent, node) if target is None else (old.parent, node, new.parent, target)
+    if any(map(is_protected, losing)) or at.is_immutable(new.parent.places[0].fd(), b""):
+        _fail(errno.EPERM)
 
 
 def _require_movable(state: State, node: Node) -> None:

@@ -55,6 +55,7 @@ _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_BTIME: Final = 0x800
 _STATX_MNT_ID: Final = 0x1000
 _STATX_ATTR_PROTECTED: Final = 0x30
+_STATX_ATTR_IMMUTABLE: Final = 0x10
 _BTIME_OFFSET: Final = 80
 _MNT_ID_OFFSET: Final = 144
 """Where stx_btime and stx_mnt_id are. Source: struct statx, Linux include/uapi/linux/stat.h."""
@@ -108,6 +109,12 @@ def is_protected(dirfd: int, name: bytes) -> bool:
     """Tell whether *name* is append-only or immutable (chattr +a, +i)."""
     _statx(dirfd, name, 0)
     return bool(_statx_answer.attributes & _STATX_ATTR_PROTECTED)
+
+
+def is_immutable(dirfd: int, name: bytes) -> bool:
+    """Tell whether *name* (*dirfd* itself if empty) is immutable (chattr +i)."""
+    _statx(dirfd, name, 0)
+    return bool(_statx_answer.attributes & _STATX_ATTR_IMMUTABLE)
 
 
 def mount_number(fd: int) -> int:
