@@ -57,18 +57,18 @@ APPEND, IMMUTABLE = 0x20, 0x10
 @pytest.mark.root
 @pytest.mark.parametrize("remounts", [False, True])
 @pytest.mark.parametrize(
-    ("protected", "flag", "old", "new", "flags"),
+    ("protected", "flag", "renamed"),
     [
-        ("x", APPEND, "y", "x", 0),
-        ("x", IMMUTABLE, "y", "x", RENAME_EXCHANGE),
-        ("x", IMMUTABLE, "x", "y", RENAME_EXCHANGE),
-        ("d", APPEND, "d/z", "new", 0),
-        ("d", APPEND, "y", "d/z", 0),
-        ("d", IMMUTABLE, "y", "d/new", 0),
+        ("x", APPEND, ("y", "x", 0)),
+        ("x", IMMUTABLE, ("y", "x", RENAME_EXCHANGE)),
+        ("x", IMMUTABLE, ("x", "y", RENAME_EXCHANGE)),
+        ("d", APPEND, ("d/z", "new", 0)),
+        ("d", APPEND, ("y", "d/z", 0)),
+        ("d", IMMUTABLE, ("y", "d/new", 0)),
     ],
 )
-def test_what_flags_of_chattr_forbid_breaks_no_hard_link(  # noqa: PLR0913 - a table
-    stack: Stacks, protected: str, flag: int, old: str, new: str, flags: int, *, remounts: bool
+def test_what_flags_of_chattr_forbid_breaks_no_hard_link(
+    stack: Stacks, protected: str, flag: int, renamed: tuple[str, str, int], *, remounts: bool
 ) -> None:
     def linked(path: Path) -> None:
         path.write_text("x")
@@ -83,7 +83,7 @@ def test_what_flags_of_chattr_forbid_breaks_no_hard_link(  # noqa: PLR0913 - a t
             s.remount()
         before = {name: s.stat(name).st_nlink for name in ("x", "y", "d/z")}
         with pytest.raises(PermissionError) as caught:
-            s.rename(old, new, flags)
+            s.rename(*renamed)
         assert caught.value.errno == errno.EPERM
         assert {name: s.stat(name).st_nlink for name in ("x", "y", "d/z")} == before
         assert sorted(s.upper_names()) == [protected]
