@@ -19,8 +19,8 @@ from unionfs.errors import MountError
 from unionfs.fuse import frozen, journal, listing, takeover, wire
 from unionfs.fuse.device import Device
 from unionfs.fuse.notes import Notes
-from unionfs.fuse.noting import NotingFrozen, NotingRequests
-from unionfs.fuse.passthrough import Cached, Modes, Passthrough
+from unionfs.fuse.noting import NotingRequests
+from unionfs.fuse.passthrough import Cached, Passthrough
 from unionfs.fuse.protocol import MAJOR, OLDEST_MINOR, Feature, Negotiated, Notify, Opcode, negotiate
 from unionfs.fuse.requests import Answer, Handler, Head, Requests
 from unionfs.fuse.serving import Server
@@ -154,16 +154,18 @@ class DirectEngine:
     def _handlers(self, device: int) -> Requests:
         features, link, options = self._features, self._link, self._options
         if Feature.PASSTHROUGH in features:
-            modes: Modes = Passthrough(self._union, device)
+            modes: Cached = Passthrough(self._union, device)
         else:
             modes = Cached(self._union, device)
-        is_frozen = frozen.NEEDED in features
-        if link is None:
-            return (frozen.FrozenRequests if is_frozen else Requests)(self._union, modes, options, features)
-        requests = (NotingFrozen if is_frozen else NotingRequests)(self._union, modes, options, features)
+        if frozen.NEEDED in features:
+            kind: type[Requests] = frozen.FrozenRequests
+        else:
+            kind = Requests if link is None else NotingRequests
+        requests = kind(self._union, modes, options, features)
         if self._past is not None:
             takeover.restore(self._union, modes, self._past, self._kept)
-        requests.note_in(Notes(self._union, link, self._past, self._kept))
+        if link is not None:
+            requests.note_in(Notes(self._union, link, self._past, self._kept))
         return requests
 
     def start(self) -> bool:

@@ -11,12 +11,12 @@ from unionfs.fuse import journal
 from unionfs.fuse.journal import DONE, Journal, Past
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from unionfs.core.union import Union
     from unionfs.fuse.supervisor import Link
 
-__all__ = ["Notes", "key_of", "told"]
+__all__ = ["Notes", "key_of"]
 
 
 def key_of(handle: int) -> bytes:
@@ -24,8 +24,7 @@ def key_of(handle: int) -> bytes:
     return b"file %d" % handle
 
 
-def told(node: Node, parent: int, name: bytes) -> bytes:
-    """Return what is noted when the kernel is told once more of *node*, as *name* in the directory *parent*."""
+def _told(node: Node, parent: int, name: bytes) -> bytes:
     if node.final is not None:
         return journal.gone(restore.gone(node))
     if node.lookups == 1 or (isinstance(node, File) and node.links is not None):
@@ -87,6 +86,22 @@ class Notes:
             old.close()
 
     # Nodes.
+
+    def told(self, node: Node, parent: int, name: bytes) -> None:
+        """The kernel is told once more of *node*, as *name* in the directory *parent*."""
+        self.journal.note(_told(node, parent, name))
+
+    def told_all(self, parent: int, listed: "Sequence[tuple[bytes, Node]]") -> None:
+        """It is told of nodes, each by the name that it has in *parent*; one may be there twice."""
+        self.journal.note(b"".join([_told(node, parent, name) for name, node in listed]))
+
+    def told_again(self, nodes: "Sequence[Node]") -> None:
+        """It is told once more of *nodes*, by names that are noted."""
+        self.journal.note(b"".join([journal.lookups(node.nodeid, 1) for node in nodes]))
+
+    def forgotten(self, forgets: "Sequence[tuple[int, int]]") -> None:
+        """It takes back lookups: of which nodes, and how many."""
+        self.journal.note(b"".join([journal.forgot(nodeid, count) for nodeid, count in forgets]))
 
     def removed(self, node: Node) -> None:
         """*node* has lost a name, and so much is noted; was it the last, it may live on, if anybody can ask for it."""

@@ -16,68 +16,31 @@ before it was answered. Its number says so. What matters is that the second time
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from unionfs.core.nodes import Dir, File
-from unionfs.fuse import journal, wire
-from unionfs.fuse.frozen import FrozenRequests
+from unionfs.fuse import wire
 from unionfs.fuse.journal import DONE, FAILED, OPENED, pack_opened
-from unionfs.fuse.notes import Notes, told
+from unionfs.fuse.notes import Notes
 from unionfs.fuse.protocol import UNIQUE_RESEND, Opcode
 from unionfs.fuse.requests import Answer, Head, Requests
 from unionfs.linux.at import RENAME_EXCHANGE
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from unionfs.core.nodes import Node
-    from unionfs.core.union import Entry
-
-__all__ = ["MAKING", "ONE_NODE", "NotingFrozen", "NotingRequests"]
+__all__ = ["MAKING", "ONE_NODE", "NotingRequests"]
 
 _DONE: Final = b""
 
 _Handler = Callable[[int, memoryview, Head], Answer]
 
 
-class _Noting(Requests):
-    """What is noted of every mount: the nodes that the kernel knows."""
+class NotingRequests(Requests):
+    """The handlers of a mount that is written to, and may be taken over."""
 
     notes: Notes
 
     def note_in(self, notes: Notes) -> None:
-        """Begin to note; before the first request."""
+        super().note_in(notes)
         self.notes = notes
-        self._union.on_nameless_copy(notes.nameless)
-
-    def _entry(self, found: "Entry") -> bytes:
-        node = found[0]
-        self.notes.journal.note(told(node, node.parent.nodeid, node.name))
-        return super()._entry(found)
-
-    def _tell(self, parent: int, listed: "Sequence[tuple[bytes, Node]]") -> None:
-        self.notes.journal.note(b"".join([told(node, parent, name) for name, node in listed]))
-
-    def _give_again(self, nodes: "Sequence[Node]") -> None:
-        super()._give_again(nodes)
-        self.notes.journal.note(b"".join([journal.lookups(node.nodeid, 1) for node in nodes]))
-
-    def batch_forget(self, nodeid: int, body: memoryview, head: Head) -> Answer:
-        super().batch_forget(nodeid, body, head)
-        self.notes.tidy()
-        return None
-
-    def _forget(self, forgets: "Sequence[tuple[int, int]]") -> None:
-        self.notes.journal.note(b"".join([journal.forgot(nodeid, count) for nodeid, count in forgets]))
-        super()._forget(forgets)
-
-
-class NotingFrozen(_Noting, FrozenRequests):
-    """For a union that cannot change."""
-
-
-class NotingRequests(_Noting):
-    """For all others."""
 
     # What makes a name.
 

@@ -47,7 +47,7 @@ from unionfs.linux import capabilities, fusedev
 if TYPE_CHECKING:
     from unionfs.core.union import OpenFile, Union
 
-__all__ = ["Cached", "Modes", "Passthrough"]
+__all__ = ["Cached", "Passthrough"]
 
 STORE_LIMIT: Final = 128 << 10
 """Bytes up to which a lower file is stored into the page cache when it is opened; one read-ahead."""
@@ -208,6 +208,3 @@ def _count_down(counts: dict[int, int], key: int) -> None:
         counts[key] = left
     else:
         counts.pop(key, None)
-
-
-Modes = Cached | Passthrough

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unionfs.core.union import Entry, Union
-    from unionfs.fuse.passthrough import Modes
+    from unionfs.fuse.notes import Notes
+    from unionfs.fuse.passthrough import Cached
 
 __all__ = ["Answer", "Handler", "Head", "Requests"]
 
@@ -77,7 +78,7 @@ class Requests:
     copies_up = True
     """False where no file ever changes its layer."""
 
-    def __init__(self, union: "Union", modes: "Modes", options: "MountOptions", features: Feature) -> None:
+    def __init__(self, union: "Union", modes: "Cached", options: "MountOptions", features: Feature) -> None:
         self._union = union
         self._modes = modes
         self._entry_valid = wire.validity(options.entry_timeout)
@@ -91,11 +92,18 @@ class Requests:
         self._listings = Listings(union)
         self._keeps_pages = not union.noting.always and min(options.entry_timeout, options.attr_timeout) >= FOREVER_S
         union.on_renumbering(self._renumbered)
+        self._notes: Notes | None = None
+        """Where it is written down which nodes the kernel knows; None where nobody will take this mount over."""
         self._data = memoryview(bytearray(1 << 20))
         self.table: dict[int, Handler] = {int(Opcode[name.upper()]): getattr(self, name) for name in _LOOKING}
         self.table |= {int(Opcode[name.upper()]): self._changing(getattr(self, name)) for name in _CHANGING}
         if union.noting.always:  # a listing in the kernel's cache would not be noted
             self.table |= {int(Opcode.OPENDIR): self.opendir, int(Opcode.RELEASEDIR): self.releasedir}
+
+    def note_in(self, notes: "Notes") -> None:
+        """Begin to write down what a successor must know; before the first request."""
+        self._notes = notes
+        self._union.on_nameless_copy(notes.nameless)
 
     def _renumbered(self, node: Node) -> None:
         self._listings.pages.clear()  # it may be a job that did it, for nobody who still waits
@@ -126,10 +134,14 @@ class Requests:
 
     def batch_forget(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
         self._forget(wire.forgets(body))
+        if self._notes is not None:
+            self._notes.tidy()
         return None
 
     def _forget(self, forgets: "Sequence[tuple[int, int]]") -> None:
         """Take back lookups: of which nodes, and how many."""
+        if self._notes is not None:
+            self._notes.forgotten(forgets)
         for nodeid, count in forgets:
             self._bare.discard(nodeid)
             self._plain.discard(nodeid)
@@ -322,7 +334,10 @@ class Requests:
         _, offset, size = wire.READ.unpack_from(body)
         page = self._listings.pages.get((nodeid, offset, size))
         if page is not None:
-            self._give_again(page.nodes)
+            for node in page.nodes:
+                node.lookups += 1
+            if self._notes is not None:
+                self._notes.told_again(page.nodes)
             return page.answer
         listing = self._listings.at(nodeid, offset)
         entries = listing.fitting(offset, size, wire.DIRENTPLUS.size)  # each one that is sent must be forgotten again
@@ -339,7 +354,8 @@ class Requests:
         offsets, names = listing.offsets, listing.names[at : entries.stop]
         found = self._union.lookup_all(parent, names)
         listed = [(name, each[0]) for name, each in zip(names, found, strict=True) if isinstance(each, tuple)]
-        self._tell(parent, listed)
+        if self._notes is not None:
+            self._notes.told_all(parent, listed)
         nodes += [node for _, node in listed]
         lasting, changes = (self._entry_valid, self._attr_valid), self._modes.changing or self._modes.lent
         for index, name, each in zip(range(at, entries.stop), names, found, strict=True):
@@ -352,14 +368,6 @@ class Requests:
             elif not isinstance(each, FileNotFoundError):  # a lookup of its own will say what is wrong
                 out.append(_NO_ENTRY + _named(listing, index))
         return out
-
-    def _tell(self, parent: int, listed: "Sequence[tuple[bytes, Node]]") -> None:
-        """Note that the kernel is told of nodes, each by the name that it has in *parent*; one may be there twice."""
-
-    def _give_again(self, nodes: "Sequence[Node]") -> None:
-        """Count that the kernel is told of *nodes* once more."""
-        for node in nodes:
-            node.lookups += 1
 
     def _page(self, nodeid: int, records: list[bytes]) -> bytes:
         if not records:
@@ -411,6 +419,8 @@ class Requests:
 
     def _entry(self, found: "Entry") -> bytes:
         node, st = found
+        if self._notes is not None:
+            self._notes.told(node, node.parent.nodeid, node.name)
         return wire.entry(node.nodeid, node.ino, st, self._entry_valid, self._valid(node, st))
 
     def _attributes(self, found: "Entry") -> bytes:

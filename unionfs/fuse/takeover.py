@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from unionfs.core.union import Union
     from unionfs.fuse.journal import Begun, Past
-    from unionfs.fuse.passthrough import Modes
+    from unionfs.fuse.passthrough import Cached
     from unionfs.fuse.settings import Settings
     from unionfs.fuse.supervisor import Link
 
@@ -90,7 +90,7 @@ def layers_of(kept: "Mapping[bytes, int]") -> list[int]:
     return [kept[b"layer %d" % number] for number in range(count)]
 
 
-def restore(union: "Union", modes: "Modes", past: "Past", kept: "Mapping[bytes, int]") -> None:
+def restore(union: "Union", modes: "Cached", past: "Past", kept: "Mapping[bytes, int]") -> None:
     """Put the tables back; what cannot be is taken out of *past*."""
     restoring = union.restoring()
     listed = {parent for known in past.known.values() for parent, _ in known.names}
