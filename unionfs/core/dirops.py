@@ -306,14 +306,14 @@ def unlink(state: State, parent: Dir, name: bytes) -> None:
     upper = state.writable()
     node = find.peek(state, parent, name)
     try:
-        if isinstance(node, Dir):
-            _fail(errno.EISDIR)
         _unlink(state, upper, node, parent, name)
     finally:
         state.nodes.drop_if_unused(node)
 
 
-def _unlink(state: State, upper: Upper, node: File, parent: Dir, name: bytes) -> None:
+def _unlink(state: State, upper: Upper, node: Node, parent: Dir, name: bytes) -> None:
+    if isinstance(node, Dir):
+        _fail(errno.EISDIR)
     st = before_removal(state, node)
     if not is_in_upper(node, parent, name):
         upper.put_whiteout(copyup.directory(state, parent), name)
@@ -389,10 +389,6 @@ def rmdir(state: State, parent: Dir, name: bytes) -> None:
     upper = state.writable()
     node = find.peek(state, parent, name)
     try:
-        if not isinstance(node, Dir):
-            _fail(errno.ENOTDIR)
-        if readdir.has_names(state, node):
-            refuse_full(parent, node)
         _rmdir(state, upper, node, parent, name)
     finally:
         state.nodes.drop_if_unused(node)
@@ -404,7 +400,11 @@ def refuse_full(parent: Dir, node: Dir) -> NoReturn:
     _fail(errno.EPERM if is_protected else errno.ENOTEMPTY)
 
 
-def _rmdir(state: State, upper: Upper, node: Dir, parent: Dir, name: bytes) -> None:
+def _rmdir(state: State, upper: Upper, node: Node, parent: Dir, name: bytes) -> None:
+    if not isinstance(node, Dir):
+        _fail(errno.ENOTDIR)
+    if readdir.has_names(state, node):
+        refuse_full(parent, node)
     st = before_removal(state, node)
     was_upper = node.upper is not None
     leaves_whiteout = is_shown(parent.lowers, name)

@@ -136,6 +136,10 @@ class Dir(Inode):
                 return
             node = node.parent
 
+    def is_within(self, above: "Dir") -> bool:
+        """Tell whether *above* is this directory or one of those above it."""
+        return any(each is above for each in self.ancestors())
+
 
 Node = File | Dir
 """An inode of the union."""

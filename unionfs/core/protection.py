@@ -79,11 +79,15 @@ def soften(layer: Layer) -> None:
     """Leave only the marks, as the kernel's overlayfs has them. What cannot be found again stays as it is."""
     for handle in layer.hardened:
         with contextlib.suppress(OSError):
-            fd = handles.open_handle(layer.root.fd(), handle, os.O_RDONLY)
-            if fd is None:
-                continue
-            try:
-                mark = xattr.get(fd, layer.xattrs.protattr) or b""
-                fileops.set_flags(fd, fileops.get_flags(fd) & ~marked(mark))
-            finally:
-                os.close(fd)
+            _soften(layer, handle)
+
+
+def _soften(layer: Layer, handle: handles.FileHandle) -> None:
+    fd = handles.open_handle(layer.root.fd(), handle, os.O_RDONLY)
+    if fd is None:
+        return
+    try:
+        mark = xattr.get(fd, layer.xattrs.protattr) or b""
+        fileops.set_flags(fd, fileops.get_flags(fd) & ~marked(mark))
+    finally:
+        os.close(fd)

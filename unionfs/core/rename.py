@@ -95,11 +95,11 @@ def _check(old: End, node: Node, new: End, target: Node | None, flags: int) -> N
     Raises:
         OSError: EINVAL, ENOTDIR, EISDIR or ENOTEMPTY.
     """
-    if isinstance(node, Dir) and node in new.parent.ancestors():
+    if isinstance(node, Dir) and new.parent.is_within(node):
         _fail(errno.EINVAL)
     if target is None:
         return
-    if isinstance(target, Dir) and target in old.parent.ancestors():
+    if isinstance(target, Dir) and old.parent.is_within(target):
         _fail(errno.EINVAL if flags & at.RENAME_EXCHANGE else errno.ENOTEMPTY)
     if flags & at.RENAME_EXCHANGE:
         return

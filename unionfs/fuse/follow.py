@@ -88,7 +88,7 @@ class Follower:
         self._crowd = 0
         self._following = False
         self._cpu = -1
-        self._thread = 0
+        self._requester = 0
         self._requests = 0
         self._sample_at = 0
         self._interval = _FIRST_SAMPLE
@@ -122,8 +122,8 @@ class Follower:
                 self._delay_ns = self._read_delay()
             return
         self._requests += 1
-        if thread != self._thread:
-            self._thread = thread
+        if thread != self._requester:
+            self._requester = thread
             self._changes += 1
             self._interval = _FIRST_SAMPLE
             self._sample_at = 0
@@ -148,7 +148,7 @@ class Follower:
     def _sample(self) -> None:
         self._sample_at = self._requests + self._interval
         self._interval = min(self._interval * 2, _LAST_SAMPLE)
-        cpu = cpu_of(self._thread)
+        cpu = cpu_of(self._requester)
         if cpu != self._cpu and cpu in self._all:
             self._cpu = cpu
             os.sched_setaffinity(0, {cpu})

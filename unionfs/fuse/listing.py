@@ -46,7 +46,8 @@ _FIRST: Final = 3
 class _Divisor:
     """What makes offsets: one number for all listings of a mount."""
 
-    value = 1 << 60 | int.from_bytes(os.urandom(7), "big")
+    def __init__(self) -> None:
+        self.value = 1 << 60 | int.from_bytes(os.urandom(7), "big")
 
 
 DIVISOR: Final = _Divisor()

@@ -272,7 +272,7 @@ class Server:
                     return
 
 
-def _ignore(_thread: int) -> None:
+def _ignore(_requester: int) -> None:
     """See a request and stay where we are."""
 
 

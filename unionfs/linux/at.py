@@ -98,8 +98,8 @@ def find(dirfd: int, name: bytes) -> os.stat_result | None:
 
 def birth_time_ns(dirfd: int, name: bytes) -> int | None:
     """Return when *name* was made (*dirfd* itself if empty), in nanoseconds; None if the filesystem does not say."""
-    _statx(dirfd, name, _STATX_BTIME)
-    if not _statx_answer.mask & _STATX_BTIME:
+    answered, _ = _statx(dirfd, name, _STATX_BTIME)
+    if not answered & _STATX_BTIME:
         return None
     seconds, nanoseconds = struct.unpack_from("<qI", _statx_answer, _BTIME_OFFSET)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
@@ -107,14 +107,12 @@ def birth_time_ns(dirfd: int, name: bytes) -> int | None:
 
 def is_protected(dirfd: int, name: bytes) -> bool:
     """Tell whether *name* is append-only or immutable (chattr +a, +i)."""
-    _statx(dirfd, name, 0)
-    return bool(_statx_answer.attributes & _STATX_ATTR_PROTECTED)
+    return bool(_statx(dirfd, name, 0)[1] & _STATX_ATTR_PROTECTED)
 
 
 def is_immutable(dirfd: int, name: bytes) -> bool:
     """Tell whether *name* (*dirfd* itself if empty) is immutable (chattr +i)."""
-    _statx(dirfd, name, 0)
-    return bool(_statx_answer.attributes & _STATX_ATTR_IMMUTABLE)
+    return bool(_statx(dirfd, name, 0)[1] & _STATX_ATTR_IMMUTABLE)
 
 
 def mount_number(fd: int) -> int:
@@ -123,32 +121,29 @@ def mount_number(fd: int) -> int:
     Raises:
         OSError: ENOSYS, the kernel does not say (before Linux 5.8).
     """
-    _statx(fd, b"", _STATX_MNT_ID)
-    if not _statx_answer.mask & _STATX_MNT_ID:
+    answered, _ = _statx(fd, b"", _STATX_MNT_ID)
+    if not answered & _STATX_MNT_ID:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     return int(struct.unpack_from("=Q", _statx_answer, _MNT_ID_OFFSET)[0])
 
 
-class _Statx(ctypes.Structure):
-    """The head of ``struct statx``, and room for the rest. Source: Linux include/uapi/linux/stat.h."""
+_STATX_HEAD: Final = struct.Struct("=I4xQ")
+"""The head of ``struct statx``: stx_mask and stx_attributes. Source: Linux include/uapi/linux/stat.h."""
 
-    _fields_ = (
-        ("mask", ctypes.c_uint32),
-        ("blksize", ctypes.c_uint32),
-        ("attributes", ctypes.c_uint64),
-        ("rest", ctypes.c_ubyte * 240),
-    )
-
-
-_statx_answer: Final = _Statx()
+_statx_answer: Final = ctypes.create_string_buffer(256)
 _statx_address: Final = ctypes.byref(_statx_answer)
 
 
-def _statx(dirfd: int, name: bytes, mask: int) -> None:
-    """Fill `_statx_answer`. Like all that names a file, for the union's own thread: the answer is shared."""
+def _statx(dirfd: int, name: bytes, mask: int) -> tuple[int, int]:
+    """Fill `_statx_answer` and return its stx_mask and stx_attributes.
+
+    Like all that names a file, for the union's own thread: the answer is shared.
+    """
     flags = _AT_SYMLINK_NOFOLLOW | (0 if name else AT_EMPTY_PATH)
     if _libc.statx(dirfd, name, flags, mask, _statx_address) < 0:
         _check(-1, name)
+    answered, attributes = _STATX_HEAD.unpack_from(_statx_answer)
+    return answered, attributes
 
 
 def exists(dirfd: int, name: bytes) -> bool:
