@@ -235,6 +235,8 @@ class Exerciser:
 
     def copy(self) -> None:
         source, target = self._some_reader(), self._some(writes=True)
+        if source not in self._open:  # it had to give way to the other
+            return
         (at, length), (to, _) = self._range(), self._range(LARGEST - 30_000)
         if source.name == target.name and abs(at - to) < length:
             return

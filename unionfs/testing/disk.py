@@ -1,9 +1,11 @@
 """Write a literal tree into a real directory, and get a directory to write it in."""
 
+import errno
 import os
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,9 @@ __all__ = ["DISKS", "in_memory", "on_disk", "write"]
 
 DISKS: Final = {"ext4": (("mkfs.ext4", "-qF"), 64), "xfs": (("mkfs.xfs", "-qf"), 300)}
 """What makes a file system in a file, and how many megabytes it must have."""
+
+PATIENCE_S: Final = 5.0
+POLL_S: Final = 0.02
 
 
 @contextmanager
@@ -30,7 +35,7 @@ def in_memory(size: str = "50%") -> Iterator[Path]:
         try:
             yield Path(name)
         finally:
-            mount.umount(name)
+            _unmount(name)
 
 
 @contextmanager
@@ -47,7 +52,26 @@ def on_disk(kind: str = "ext4") -> Iterator[Path]:
         try:
             yield top
         finally:
-            mount.umount(str(top))
+            _unmount(str(top))
+
+
+def _unmount(top: str) -> None:
+    """Wait for whoever has files open there, as a daemon that was killed has until it is gone.
+
+    Raises:
+        OSError: EBUSY, it took too long; out of the tree it is all the same.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            mount.umount(top)
+        except OSError as exc:
+            if exc.errno != errno.EBUSY or time.monotonic() > deadline:
+                mount.umount(top, mount.MNT_DETACH)
+                raise
+            time.sleep(POLL_S)
+        else:
+            return
 
 
 def write(tree: Tree | Dir, root: Path) -> Path:
