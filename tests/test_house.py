@@ -154,3 +154,24 @@ def test_a_floor_holds_until_someone_breaks_it(copy: Path, violation: str) -> No
     broken = lint_imports(copy, contract)
     assert broken.returncode == 1
     assert "planted" in broken.stdout
+
+
+def compiled_modules() -> list[str]:
+    command = ["make", "--silent", "--no-print-directory", "--eval", "modules: ; @echo $(MODULES)", "modules"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_what_is_compiled_is_made_of_what_the_compiler_can_take() -> None:
+    """It takes a class of ours, and with others above it lays out memory that the garbage collector falls over."""
+    trees = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in compiled_modules()}
+    classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    fit = {"NamedTuple", "Protocol", "Exception", "ValueError", *(each.name for each in classes)}
+    bases = {ast.unparse(base) for each in classes for base in each.bases}
+    assert len(trees) > 40
+    assert bases <= fit
+
+
+def test_no_compiled_class_has_two_of_ours_above_it() -> None:
+    for path in compiled_modules():
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        assert [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and len(node.bases) > 1] == []
