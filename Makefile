@@ -129,24 +129,24 @@ AS_ROOT = $(if $(SUDO),$(SUDO) env CI=$(CI) PYTHONDONTWRITEBYTECODE=1 PYTEST_ADD
 test: setup-test  ## every test; what the machine cannot run is skipped by name, or fails where CI=true
 	$(AS_ROOT) $(BIN)/pytest $(ARGS)
 
-# The tests in a copy of the project that has the compiled modules. What plants faults in modules needs them as sources.
-IN_COMPILED = cd $(COMPILED) && rm -rf tests benchmarks && cp -r $(CURDIR)/{tests,benchmarks,README.md} . && \
-    rm -r benchmarks/results && ln -s $(CURDIR)/benchmarks/results benchmarks && $(AS_ROOT) env PYTHONPATH=$$PWD
+# A project that has the compiled modules, and the tests of this one: but for those that plant faults in sources.
+IN_COMPILED = cd $(COMPILED) && ln -sfn $(CURDIR)/{tests,benchmarks,README.md} . && $(AS_ROOT) env PYTHONPATH=$$PWD
+KILL_POINTS := tests/mounted/test_kill_points.py
+ON_MOUNTS := --ignore $(KILL_POINTS) tests/mounted tests/differential tests/property
 test-compiled: setup-test compiled  ## the tests on mounts, of the program as it is installed
-	$(IN_COMPILED) $(CURDIR)/$(BIN)/pytest --ignore $(KILL_POINTS) tests/mounted tests/differential $(ARGS)
+	$(IN_COMPILED) $(CURDIR)/$(BIN)/pytest $(ON_MOUNTS) $(ARGS)
 
-fuzz: setup-test  ## an hour of random operations beside the kernel's overlayfs; ends at the first difference
-	$(AS_ROOT) $(BIN)/python -m tests.property.fuzz $(ARGS)
+fuzz: setup-test compiled  ## an hour of random operations beside the kernel's overlayfs; ends at the first difference
+	$(IN_COMPILED) $(CURDIR)/$(BIN)/python -m tests.property.fuzz $(ARGS)
 
 # What the README reports, but for the suites of others: faults, concurrency, killed daemons, random operations on data
 # and names, the kernel's overlayfs as oracle. A test that takes an hour hangs.
-KILL_POINTS := tests/mounted/test_kill_points.py
-CONFORMANCE = $(AS_ROOT) env HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout 3600
-conformance: setup-test  ## the evidence: the tests on mounts and beside the kernel, in long runs (about an hour)
-	$(CONFORMANCE) --ignore $(KILL_POINTS) tests/mounted tests/differential tests/property $(ARGS)
+LONG := HYPOTHESIS_PROFILE=long
+conformance: setup-test compiled  ## the evidence: the tests on mounts and beside the kernel, in long runs (about an hour)
+	$(IN_COMPILED) $(LONG) $(CURDIR)/$(BIN)/pytest --timeout 3600 $(ON_MOUNTS) $(ARGS)
 
 sweep: setup-test  ## the rest of it: the server killed at every step of every change (a quarter of an hour)
-	$(CONFORMANCE) $(KILL_POINTS) $(ARGS)
+	$(AS_ROOT) env $(LONG) $(BIN)/pytest --timeout 3600 $(KILL_POINTS) $(ARGS)
 
 .PHONY: demo
 demo: setup  ## see it work: three real layers, mounted, entered, changed, explained
