@@ -1,7 +1,9 @@
 """`make install` and `make uninstall` undo each other, and the packages that are built hold the program."""
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ def files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir())
 
 
+@pytest.mark.timeout(1200)  # it compiles
 def test_uninstall_removes_what_install_says_it_put_there(project: Path, tmp_path: Path) -> None:
     staged = ("PREFIX=/opt/u", f"DESTDIR={tmp_path}")
     said = make(project, "install", *staged)
@@ -32,6 +35,12 @@ def test_uninstall_removes_what_install_says_it_put_there(project: Path, tmp_pat
     assert os.access(helper, os.X_OK)
     for path in ("/opt/u/bin/unionfs", "/opt/u/bin/unionfs-overlay", "/opt/u/lib/unionfs", "/sbin/mount.fuse.unionfs"):
         assert path in said
+
+    (site,) = (tmp_path / "opt/u/lib/unionfs").glob("lib/python*/site-packages")
+    doctor = [sys.executable, "-m", "unionfs", "doctor", "--json", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    asked = subprocess.run(doctor, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert {"modules": "compiled"}.items() <= {each["name"]: each["what"] for each in json.loads(asked.stdout)}.items()
 
     make(project, "uninstall", *staged)
     assert files(tmp_path) == []

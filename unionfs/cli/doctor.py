@@ -71,6 +71,7 @@ def examine(upper: Path) -> Iterator[Finding]:
     yield _kernel()
     yield _user_namespaces()
     yield _allow_other()
+    yield _modules()
     yield from _upper(upper)
 
 
@@ -124,6 +125,15 @@ def _user_namespaces() -> Finding:
                 what = f"{path} is {off}, so users have none (only rootless containers need them)"
                 return Finding("user namespaces", Verdict.REMARK, what, f"sudo {cure}")
     return Finding("user namespaces", Verdict.OK, "users may make them")
+
+
+def _modules() -> Finding:
+    from unionfs.core import union
+
+    if union.__file__.endswith(".py"):
+        what = "run from their sources, which takes half as much CPU again"
+        return Finding("modules", Verdict.REMARK, what, "make install")
+    return Finding("modules", Verdict.OK, "compiled")
 
 
 def _allow_other() -> Finding:
