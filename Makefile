@@ -126,13 +126,15 @@ AS_ROOT = $(if $(SUDO),$(SUDO) env CI=$(CI) PYTHONDONTWRITEBYTECODE=1 PYTEST_ADD
     HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/unionfs-hypothesis)
 
 .PHONY: test test-compiled fuzz conformance sweep bench
-test: setup-test  ## every test; what the machine cannot run is skipped by name, or fails where CI=true
-	$(AS_ROOT) $(BIN)/pytest $(ARGS)
-
 # A project that has the compiled modules, and the tests of this one: but for those that plant faults in sources.
 IN_COMPILED = cd $(COMPILED) && ln -sfn $(CURDIR)/{tests,benchmarks,README.md} . && $(AS_ROOT) env PYTHONPATH=$$PWD
 KILL_POINTS := tests/mounted/test_kill_points.py
 ON_MOUNTS := --ignore $(KILL_POINTS) tests/mounted tests/differential tests/property
+
+test: setup-test $(if $(ARGS),,compiled)  ## every test; what the machine cannot run is skipped by name, or fails where CI=true
+	$(AS_ROOT) $(BIN)/pytest $(ARGS)
+	$(if $(ARGS),,$(IN_COMPILED) $(CURDIR)/$(BIN)/pytest tests/property)
+
 test-compiled: setup-test compiled  ## the tests on mounts, of the program as it is installed
 	$(IN_COMPILED) $(CURDIR)/$(BIN)/pytest $(ON_MOUNTS) $(ARGS)
 
