@@ -163,8 +163,14 @@ LIBDIR := $(PREFIX)/lib/unionfs
 HELPER := /sbin/mount.fuse.unionfs
 PROGRAMS := unionfs unionfs-overlay
 .PHONY: install uninstall
-install: $(if $(COMPILED),compiled)  ## install for all users (PREFIX, DESTDIR), with the helper for mount -t fuse.unionfs
+install:  ## install for all users (PREFIX, DESTDIR), with the helper for mount -t fuse.unionfs
 	@$(prepare)
+	if [[ -n "$(COMPILED)" ]]; then  # as whom the checkout belongs to: root leaves nothing of its own in it
+	    owner=$$(stat -c %U .)
+	    as=()
+	    [[ $$(id -u) -ne 0 || "$$owner" == root ]] || as=(runuser -u "$$owner" --)
+	    "$${as[@]}" $(MAKE) --no-print-directory compiled
+	fi
 	lib="$(DESTDIR)$(LIBDIR)" bin="$(DESTDIR)$(PREFIX)/bin" helper="$(DESTDIR)$(HELPER)"
 	install -d "$$bin" "$$(dirname "$$lib")"
 	"$$python" -m venv --clear "$$lib"
