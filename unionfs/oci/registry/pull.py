@@ -10,8 +10,10 @@ Layers are unpacked bottom first, each as soon as it and those below are there, 
 on their way; a name is for the caller to give, when all of it has gone well.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import trio
@@ -46,6 +48,9 @@ __all__ = ["Pull", "Pulled"]
 
 PARALLEL: Final = 4
 """Layers under way at once: enough to fill a line of long round trips; docker has 3, podman 6."""
+
+PATIENCE_S: Final = 30.0
+"""How long a pull that failed waits for the layer that is being unpacked, which then fails as well or is whole."""
 
 MAX_NESTING: Final = 3
 """Indexes in indexes; nobody builds more than one in one."""
@@ -161,12 +166,16 @@ class Pull:
         blobs = {layer.blob.digest: layer.blob for layer in layers}
         arrived = {digest: trio.Event() for digest in blobs}
         limit = trio.CapacityLimiter(PARALLEL)
-        received = 0
+        received, failed = 0, False
 
         async def fetch(blob: Descriptor) -> None:
-            nonlocal received
+            nonlocal received, failed
             async with limit:
-                count = await self._blob(trail, blob, "layer")
+                try:
+                    count = await self._blob(trail, blob, "layer")
+                except Exception:
+                    failed = True
+                    raise
             received += count
             arrived[blob.digest].set()
 
@@ -174,8 +183,7 @@ class Pull:
             for at, layer in enumerate(layers):
                 await arrived[layer.blob.digest].wait()
                 below = tuple(each.chain_id for each in layers[:at])
-                # Abandoned, a thread ends with the process and leaves what a crash would: a staged directory.
-                await trio.to_thread.run_sync(snapshots.ensure_one, layer, below, abandon_on_cancel=True)
+                await _abandoned(partial(snapshots.ensure_one, layer, below), after=lambda: failed * PATIENCE_S)
                 self.observer.unpacked(layer.blob.digest)
 
         for blob in blobs.values():
@@ -206,3 +214,25 @@ class Pull:
                 received = await fetch(blob, self.reference.registry, self.store, self.observer)
         self.observer.end(blob.digest, "fetched")
         return received
+
+
+async def _abandoned(act: Callable[[], None], *, after: Callable[[], float]) -> None:
+    """Do *act* in a thread; when this is cancelled, wait for it no longer than *after* says, in seconds.
+
+    A thread that is still at work then ends with the process and leaves what a crash would: a staged directory. For
+    whoever interrupts us that is right, but after a failure, of a full disk for one, it would keep the disk full.
+    """
+    over = threading.Event()
+
+    def work() -> None:
+        try:
+            act()
+        finally:
+            over.set()
+
+    try:
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+    except trio.Cancelled:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(over.wait, after())
+        raise
