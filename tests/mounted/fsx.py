@@ -53,6 +53,7 @@ class Exerciser:
     def __init__(self, root: Path, model: dict[str, bytes], seed: int, remount: Callable[[], None]) -> None:
         self._root = root
         self._model = {name: bytearray(data) for name, data in model.items()}
+        self._seed = seed
         self._choose = random.Random(seed)
         self._remount = remount
         self._open: list[_Open] = []
@@ -69,7 +70,9 @@ class Exerciser:
             try:
                 act()
             except AssertionError as exc:
-                raise AssertionError("\n".join([f"operation {number}: {exc}", *self.history])) from exc
+                raise AssertionError(
+                    "\n".join([f"seed {self._seed}, operation {number}: {exc}", *self.history])
+                ) from exc
             self.counts[act.__name__] = self.counts.get(act.__name__, 0) + 1
         self.remount()
 
