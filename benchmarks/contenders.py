@@ -172,7 +172,9 @@ class Unionfs(Mounted):
 
 def run(command: Sequence[str | Path], *, cwd: Path | None = None) -> None:
     """Run a program that says nothing unless it fails; a daemon it leaves behind holds no pipe of ours."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if command[0] == sys.executable:  # a peer may be this program as it is installed elsewhere
+        environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     with daemons.scratch_file() as said:
         done = subprocess.run(
             command,
