@@ -331,6 +331,15 @@ def test_a_journal_that_is_mostly_waste_is_begun_anew(mount: Mount, monkeypatch:
     assert noted(anew) == noted(known)
 
 
+def test_lookups_that_are_taken_back_are_noted(mount: Mount) -> None:
+    f = mount.id(b"f")
+    assert mount.id(b"f") == f
+    mount.ask(Opcode.FORGET, f, wire.FORGET.pack(1))
+    assert journal.read(mount.kept[b"journal"]).known[f].lookups == 1
+    mount.ask(Opcode.FORGET, f, wire.FORGET.pack(1))
+    assert f not in journal.read(mount.kept[b"journal"]).known
+
+
 def noted(past: journal.Past) -> tuple[object, ...]:
     nodes = [(each.nodeid, each.names, each.lookups) for each in past.known.values()]
     return sorted(nodes, key=repr), past.files, past.last_handle
