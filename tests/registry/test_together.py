@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.registry.conftest import Lab
 from tests.registry.hostile import Hostile, Reply, Request
@@ -20,6 +21,7 @@ from unionfs.oci.digest import CHUNK
 from unionfs.oci.images import Images
 from unionfs.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, ImageConfig, Manifest, RootFS, encode
 from unionfs.oci.platforms import host_platform
+from unionfs.oci.registry.pull import _abandoned
 from unionfs.oci.store import BlobStore
 from unionfs.oci.verify import check
 
@@ -252,3 +254,19 @@ def test_memory_does_not_depend_on_the_size_of_a_layer(lab: Lab, tmp_path: Path)
             server.tags["v1"] = of_size(lab, size).digest
             used.append(memory_of_a_pull(f"{server.host}/app{size}:v1", tmp_path / str(size)))
     assert used[1] - used[0] < 16 << 20
+
+
+@pytest.mark.parametrize(("patience_s", "waits"), [(30.0, True), (0.0, False)])
+async def test_a_thread_is_left_at_once_or_waited_for(patience_s: float, waits: bool) -> None:
+    may_end, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        may_end.wait(30)
+        over.set()
+
+    with trio.move_on_after(0.05) as scope:
+        threading.Timer(0.3, may_end.set).start()
+        await _abandoned(work, after=lambda: patience_s)
+    assert scope.cancelled_caught
+    assert over.is_set() is waits
+    may_end.set()

@@ -166,15 +166,15 @@ class Pull:
         blobs = {layer.blob.digest: layer.blob for layer in layers}
         arrived = {digest: trio.Event() for digest in blobs}
         limit = trio.CapacityLimiter(PARALLEL)
-        received, failed = 0, False
+        received, patience_s = 0, 0.0
 
         async def fetch(blob: Descriptor) -> None:
-            nonlocal received, failed
+            nonlocal received, patience_s
             async with limit:
                 try:
                     count = await self._blob(trail, blob, "layer")
                 except Exception:
-                    failed = True
+                    patience_s = PATIENCE_S
                     raise
             received += count
             arrived[blob.digest].set()
@@ -183,7 +183,7 @@ class Pull:
             for at, layer in enumerate(layers):
                 await arrived[layer.blob.digest].wait()
                 below = tuple(each.chain_id for each in layers[:at])
-                await _abandoned(partial(snapshots.ensure_one, layer, below), after=lambda: failed * PATIENCE_S)
+                await _abandoned(partial(snapshots.ensure_one, layer, below), after=lambda: patience_s)
                 self.observer.unpacked(layer.blob.digest)
 
         for blob in blobs.values():
