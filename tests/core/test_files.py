@@ -333,6 +333,14 @@ def test_a_file_that_was_found_can_be_opened_after_it_was_replaced(stack: Stacks
     assert s.union.readlink(s.id("s")) == b"there"
 
 
+def test_a_file_that_was_found_can_be_opened_after_somebody_else_closed_it(stack: Stacks) -> None:
+    s = stack({}, upper={"f": "old", "g": "new"})
+    found, other = s.id("f"), s.union.open(s.id("f"), os.O_RDONLY)
+    s.rename("g", "f")
+    s.union.release(other)
+    assert s.content(s.opened(s.union.open(found, os.O_RDONLY))) == b"old"
+
+
 def test_only_what_was_replaced_last_is_held_on_to(stack: Stacks) -> None:
     names = [f"f{number}" for number in range(KEPT + 1)]
     s = stack({}, upper={**dict.fromkeys(names, "data"), **{f"new-{name}": "new" for name in names}})

@@ -133,7 +133,7 @@ def keep(state: State, node: File, st: os.stat_result) -> None:
     again the second one may be gone as well. What a lower layer has needs no holding: it is still there.
     """
     has_more_names = node.links is not None and len(node.links) > 1
-    if node.opens or node.lookups <= 0 or node.data is not None or not node.is_upper or has_more_names:
+    if node.lookups <= 0 or node.data is not None or not node.is_upper or has_more_names:
         return
     kept = state.files.kept
     with contextlib.suppress(OSError):
