@@ -57,7 +57,7 @@ class Exerciser:
         self._choose = random.Random(seed)
         self._remount = remount
         self._open: list[_Open] = []
-        self.history: deque[str] = deque(maxlen=40)
+        self.history: deque[str] = deque(maxlen=400)
         self.counts: dict[str, int] = {}
 
     def run(self, operations: int, without: frozenset[str] = frozenset()) -> None:
@@ -125,7 +125,21 @@ class Exerciser:
         expected = bytes(self._model[name][offset : offset + len(found)])
         if found != expected:
             first = next(n for n, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b)
-            raise AssertionError(f"{way} of {name}: byte {offset + first} differs, of {len(self._model[name])}")
+            told = f"{found[first : first + 8]!r} and not {expected[first : first + 8]!r}"
+            where = f"byte {offset + first} differs, of {len(self._model[name])}"
+            raise AssertionError(f"{way} of {name}: {where}: {told}, {self._now(name, offset + first)}")
+
+    def _now(self, name: str, at: int) -> str:
+        """Return what a new reader is told of the byte that differed, out of a cache and without one."""
+        start = at - at % PAGE
+        said = {}
+        for way, flags in (("read", os.O_RDONLY), ("direct read", os.O_RDONLY | os.O_DIRECT)):
+            fd = os.open(self._root / name, flags)
+            with mmap.mmap(-1, PAGE) as aligned:
+                os.preadv(fd, [aligned], start)
+                said[way] = aligned[at - start : at - start + 8]
+            os.close(fd)
+        return f"now {said}"
 
     # Operations.
 
