@@ -21,7 +21,7 @@ from unionfs.core.upper import Upper
 from unionfs.fuse import journal, takeover, wire
 from unionfs.fuse.journal import Journal
 from unionfs.fuse.passthrough import Cached
-from unionfs.fuse.protocol import Opcode
+from unionfs.fuse.protocol import Attribute, Opcode
 from unionfs.fuse.supervisor import Link
 from unionfs.linux import at, fileops
 
@@ -278,6 +278,18 @@ def test_the_data_of_a_removed_metacopy_file_are_kept_where_they_are_now(mount: 
     mount.ask(Opcode.WRITE, f, wire.WRITE.pack(writer, 0, 2, 0) + b"UP")
     assert mount.read(f, reader) == b"UPwer"
     assert (mount.lower / "f").read_text() == "lower"
+
+
+def test_a_change_that_only_an_open_file_shows_is_kept(mount: Mount) -> None:
+    """Nobody opens the copy that it takes: the reader of before has it instead of the lower file."""
+    f = mount.id(b"f")
+    reader = mount.open(f, os.O_RDONLY)
+    mount.ask(Opcode.UNLINK, ROOT, b"f\0")
+    mount.ask(Opcode.SETATTR, f, wire.SETATTR.pack(Attribute.MODE, reader, 0, 0, 0, 0, 0, 0, 0, 0o600, 0, 0))
+    mount.die()
+    assert stat.S_IMODE(mount.union.getattr(f)[1].st_mode) == 0o600
+    assert mount.read(f, reader) == b"lower"
+    assert (mount.lower / "f").stat().st_mode & 0o777 == 0o644
 
 
 def test_whoever_opens_it_after_its_end_is_kept_too(mount: Mount) -> None:
