@@ -92,6 +92,15 @@ def test_a_name_that_is_too_long_for_its_escape_is_not_supported(stack: Stacks) 
     assert s.upper_names() == []
 
 
+def test_the_mere_prefix_is_no_name(stack: Stacks) -> None:
+    s = stack({"f": "x"})
+    node, name = s.id("f"), PREFIX.encode()
+    assert fails(lambda: s.union.setxattr(node, name, b"v")) == errno.EINVAL
+    assert fails(lambda: s.union.getxattr(node, name)) == errno.EINVAL
+    assert fails(lambda: s.union.removexattr(node, name)) == errno.EINVAL
+    assert s.upper_names() == []
+
+
 def test_a_symlink_has_attributes_of_its_own(stack: Stacks) -> None:
     s = stack({"f": noted, "s": symlink("f")})
     assert s.union.listxattr(s.id("s")) == []

@@ -65,6 +65,9 @@ class PlainUnion:
     def on_renumbering(self, call: object) -> None:
         """Numbers never change here."""
 
+    def on_merging(self, call: object) -> None:
+        """Nothing is merged here."""
+
     def is_reading_noted(self, _fh: int) -> bool:
         return False
 

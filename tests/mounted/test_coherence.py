@@ -1,4 +1,4 @@
-"""Whoever had a lower file before its first change sees the change.
+"""Whoever had seen a lower file or directory before its first change sees the change.
 
 A mapping does not under the kernel's overlayfs: it is of the lower file, for ever. The test shows that the
 kernel fails and the union passes. Watches and descriptors, which old kernels failed too, are right under both.
@@ -89,3 +89,23 @@ def test_watches_and_descriptors_go_on_under_both(stack: Stack, sees: Callable[[
     with kernel(stack) as merged:
         assert sees(merged / "base")
     assert (stack.base / "base").read_text() == "base\n"
+
+
+def test_a_directory_that_becomes_a_merged_one_stops_counting_links(stack: Stack) -> None:
+    """Though nobody changes the directory itself: it is copied up for what is in it, two floors down."""
+    deep = stack.base / "directory/sub"
+    (deep / "sub").mkdir(parents=True)
+    (deep / "file").touch()
+    names = ("directory", "directory/sub", "directory/sub/sub")
+
+    def links(root: Path) -> list[int]:
+        return [(root / name).stat().st_nlink for name in names]
+
+    stack.mount()
+    before = links(stack.merged)
+    (stack / "directory/sub/file").chmod(0o600)
+    found = links(stack.merged)
+    with kernel(stack) as merged:
+        assert links(merged) == before == [3, 3, 2]
+        (merged / "directory/sub/file").chmod(0o600)
+        assert links(merged) == found == [1, 1, 2]

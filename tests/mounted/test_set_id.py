@@ -39,6 +39,11 @@ def copy_into(fd: int) -> None:
         os.close(source)
 
 
+def zero_a_range_of_tmpfs(fd: int) -> None:
+    with pytest.raises(OSError, match="not supported"):
+        fileops.fallocate(fd, 0x11, 0, 4096)
+
+
 ACTS: dict[str, Callable[[Path], None]] = {
     "write": opened(os.O_RDWR, lambda fd: os.pwrite(fd, b"x", 0)),
     "append": opened(os.O_WRONLY | os.O_APPEND, lambda fd: os.write(fd, b"x")),
@@ -47,8 +52,10 @@ ACTS: dict[str, Callable[[Path], None]] = {
     "open with O_TRUNC": opened(os.O_WRONLY | os.O_TRUNC, lambda fd: None),
     "fallocate": opened(os.O_RDWR, lambda fd: fileops.fallocate(fd, 0, 0, 9000)),
     "punch a hole": opened(os.O_RDWR, lambda fd: fileops.fallocate(fd, 3, 0, 4096)),
+    "fallocate that fails": opened(os.O_RDWR, zero_a_range_of_tmpfs),
     "copy_file_range": opened(os.O_WRONLY, copy_into),
     "chgrp": lambda path: os.chown(path, -1, 7),
+    "chown to the owner": lambda path: os.chown(path, 7, -1),
 }
 
 

@@ -51,6 +51,8 @@ def directory(state: State, node: Dir) -> Place:
         missing.append(missing[-1].parent)
     for each in reversed(missing):
         _directory(upper, each)
+        if len(each.places) == 2 and state.on_merging is not None:
+            state.on_merging(each)
     return node.places[0]
 
 

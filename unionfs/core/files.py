@@ -299,11 +299,9 @@ def _sync_job(fd: int, sync: Callable[[int], None]) -> Job:
     return Job(lambda: sync(own), done)
 
 
-def fallocate(state: State, fh: int, mode: int, offset: int, length: int, *, kill_priv: bool = False) -> None:
+def fallocate(state: State, fh: int, mode: int, offset: int, length: int) -> None:
     """Allocate, punch, zero, collapse or insert, as fallocate(2) with *mode*."""
     opened = _for_change(state, fh)
-    if kill_priv:
-        attrs.drop_set_id(opened.node, opened.fd)
     fileops.fallocate(opened.fd, mode, offset, length)
 
 

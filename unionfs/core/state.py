@@ -6,7 +6,7 @@ from unionfs.core.accesstimes import Noting
 from unionfs.core.config import Config
 from unionfs.core.layer import Descriptors, Layer
 from unionfs.core.lookup import Rules
-from unionfs.core.nodes import File, Node, NodeTable
+from unionfs.core.nodes import Dir, File, Node, NodeTable
 from unionfs.errors import ReadOnlyUnion
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class State:
 
     __slots__ = (
         "config", "counters", "defer", "descriptors", "files", "jobs", "layers", "nodes", "noting", "on_copy_up",
-        "on_nameless_copy", "on_renumbering", "rules", "shows_acls", "upper",
+        "on_merging", "on_nameless_copy", "on_renumbering", "rules", "shows_acls", "upper",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class State:
         self.counters = Counters()
         self.on_copy_up: Callable[[File], None] | None = None
         self.on_renumbering: Callable[[File], None] | None = None
+        self.on_merging: Callable[[Dir], None] | None = None
         self.on_nameless_copy: Callable[[File], None] | None = None
 
     def writable(self) -> "Upper":

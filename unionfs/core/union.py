@@ -74,6 +74,10 @@ class Union:
         """Have *call* told of each file that has just got another number: a listing may still show the old one."""
         self._state.on_renumbering = call
 
+    def on_merging(self, call: Callable[[Dir], None]) -> None:
+        """Have *call* told of each directory of one layer that has just become a merged one, which has one link."""
+        self._state.on_merging = call
+
     def on_nameless_copy(self, call: Callable[[File], None]) -> None:
         """Have *call* told of each file without a name whose open handles have just moved to a copy."""
         self._state.on_nameless_copy = call
@@ -319,13 +323,19 @@ class Union:
         return files.fsync(self._state, fh, datasync)
 
     def drop_set_id(self, fh: int) -> None:
-        """Take the set-id bits from an open file, whose data somebody without privilege is about to change."""
+        """Take the set-id bits from an open file, whose data somebody without privilege is about to change.
+
+        Raises:
+            OSError: EBADF, it is a lower layer's, and so was not opened for a change.
+        """
         opened = self._files[fh]
+        if not opened.writable_layer:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         attrs.drop_set_id(opened.node, opened.fd)
 
-    def fallocate(self, fh: int, mode: int, offset: int, length: int, *, kill_priv: bool = False) -> None:
+    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         """Allocate or release space, as fallocate(2)."""
-        files.fallocate(self._state, fh, mode, offset, length, kill_priv=kill_priv)
+        files.fallocate(self._state, fh, mode, offset, length)
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         """Find data or a hole."""

@@ -47,6 +47,13 @@ def _on_disk(state: State, name: bytes) -> str | None:
     return None if marks.is_reserved(text) or len(os.fsencode(stored)) > _NAME_MAX else stored
 
 
+def _asked_for(state: State, name: bytes) -> str | None:
+    """Return the same for a name that somebody asks for; the mere prefix of our own is none."""
+    if os.fsdecode(name) == state.layers[0].xattrs.prefix:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return _on_disk(state, name)
+
+
 def _require(state: State, node: Node, stored: str) -> bytes:
     """Return an attribute by its name on disk; a lower file may have the one itself that it stands for.
 
@@ -68,7 +75,7 @@ def getxattr(state: State, node: Node, name: bytes) -> bytes:
     Raises:
         OSError: ENODATA, it is not set; EOPNOTSUPP, the layer has none of this kind.
     """
-    stored = _on_disk(state, name)
+    stored = _asked_for(state, name)
     if stored is None:
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
     return _require(state, node, stored)
@@ -87,7 +94,7 @@ def listxattr(state: State, node: Node) -> list[bytes]:
 def setxattr(state: State, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
     """Set one attribute; *flags* is os.XATTR_CREATE, os.XATTR_REPLACE or 0."""
     state.writable()
-    stored = _on_disk(state, name)
+    stored = _asked_for(state, name)
     if stored is None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     if stored == xattr.DEFAULT_ACL and not isinstance(node, Dir):
@@ -118,7 +125,7 @@ def removexattr(state: State, node: Node, name: bytes) -> None:
         OSError: ENODATA, it is not set; then nothing is copied up.
     """
     state.writable()
-    stored = _on_disk(state, name)
+    stored = _asked_for(state, name)
     if stored is None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     if stored == xattr.DEFAULT_ACL and not isinstance(node, Dir):

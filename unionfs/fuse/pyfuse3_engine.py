@@ -9,10 +9,12 @@ pyfuse3 3.5 cannot carry, with what users see of it (the direct engine has none 
 * DONT_MASK is not negotiated: the kernel applies the caller's umask before it asks, so an object
   made in a directory with a default ACL loses the bits of the umask all the same.
 * Up to libfuse 3.14 HANDLE_KILLPRIV is negotiated, and a write does not say who writes: set-id bits
-  are dropped by every write and truncation, also by root's, where the kernel would let root keep them.
+  are dropped by every write and truncation, also by root's, where the kernel would let root keep them. Set-group-id
+  without group-execute stays, whoever changes the file: the kernel takes it from who is not in the group.
 * Setting "now" as a time carries the daemon's clock, a moment later than the kernel's.
 * One number is both the name of an inode for the kernel and its st_ino: where two files of the
-  union have one number (more than 256 file systems, or an accident), one of them shows another.
+  union have one number (more than 256 file systems, an accident, or names of a lower hard link, which are files of
+  their own without an index), one of them shows another, and after a remount perhaps the other one.
   The root always shows 1.
 * No passthrough: each page that is not cached is read through this process.
 
@@ -25,6 +27,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +39,7 @@ from unionfs.fuse.jobs import Jobs
 from unionfs.fuse.reply import Replying, caller, changes, entry_attributes, negative_entry, statvfs_data
 
 if TYPE_CHECKING:
+    from unionfs.core.nodes import Node
     from unionfs.core.union import Entry, Union
     from unionfs.fuse.state import Record
     from unionfs.fuse.supervisor import Link
@@ -259,6 +263,7 @@ class Pyfuse3Engine:
     def __init__(self, union: "Union", mountpoint: Path, options: MountOptions) -> None:
         self._mountpoint = mountpoint
         self._options = options
+        self._union = union
         self._handlers = Handlers(union, options)
         self._device: Device | None = None
 
@@ -279,6 +284,7 @@ class Pyfuse3Engine:
         self._device = Device.mount(self._mountpoint, self._options)
         ours = os.dup(self._device.fd)  # libfuse closes what it is given
         pyfuse3.init(self._handlers, f"/dev/fd/{ours}", set())
+        self._union.on_merging(_drop_attributes)
 
     def start(self) -> bool:
         return False
@@ -305,6 +311,12 @@ class Pyfuse3Engine:
 
     def statistics(self) -> dict[str, int]:
         return dict(self._handlers.requests)
+
+
+def _drop_attributes(node: "Node") -> None:
+    """Have the kernel ask for them again."""
+    with suppress(OSError):  # it has no such inode
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(node.nodeid), attr_only=True)
 
 
 def _leaves(group: BaseExceptionGroup[OSError]) -> list[OSError]:

@@ -92,6 +92,7 @@ class Requests:
         self._listings = Listings(union)
         self._keeps_pages = not union.noting.always and min(options.entry_timeout, options.attr_timeout) >= FOREVER_S
         union.on_renumbering(self._renumbered)
+        union.on_merging(self._merged)
         self._notes: Notes | None = None
         """Where it is written down which nodes the kernel knows; None where nobody will take this mount over."""
         self._data = memoryview(bytearray(1 << 20))
@@ -108,6 +109,10 @@ class Requests:
     def _renumbered(self, node: Node) -> None:
         self._listings.pages.clear()  # it may be a job that did it, for nobody who still waits
         self._modes.drop_listing(node.parent.nodeid)
+
+    def _merged(self, node: Node) -> None:
+        self._listings.pages.clear()
+        self._modes.drop_attributes(node.nodeid)
 
     def _changing(self, handler: Handler) -> Handler:
         """Return *handler* for a request after which listings may say something else."""
@@ -158,7 +163,7 @@ class Requests:
 
     def setattr(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         changes, fh = wire.setattr_changes(body)
-        if not head[4] or (changes.gid is None and changes.size is None):
+        if not head[4] or (changes.uid, changes.gid, changes.size) == (None, None, None):
             return self._attributes(self._union.setattr(nodeid, changes, fh))
         with dropping_group_bit(self._union, nodeid, head):
             self._union.setattr(nodeid, changes, fh)
@@ -225,10 +230,8 @@ class Requests:
     def open(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         flags, kill = wire.OPEN.unpack_from(body)
         if kill & OPEN_KILL_SUIDGID:
-            with dropping_group_bit(self._union, nodeid, head):
-                fh = self._union.open(nodeid, flags)
-                self._union.drop_set_id(fh)
-            self._modes.drop_attributes(nodeid)
+            fh = self._union.open(nodeid, flags)
+            self._drop_set_id(nodeid, fh, head)
         else:
             fh = self._union.open(nodeid, flags, again=self._modes.has_opened(nodeid))
         return self._opened(fh, head)
@@ -260,12 +263,18 @@ class Requests:
 
     def write(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         fh, offset, flags, data = wire.write_data(body)
-        if not flags & WRITE_KILL_SUIDGID:
-            return wire.WRITTEN.pack(self._union.write(fh, data, offset))
+        if flags & WRITE_KILL_SUIDGID:
+            self._drop_set_id(nodeid, fh, head)
+        return wire.WRITTEN.pack(self._union.write(fh, data, offset))
+
+    def _drop_set_id(self, nodeid: int, fh: int, head: Head) -> None:
+        """Take the set-id bits from an open file before its data change, for who may not keep them.
+
+        They are gone also where the change fails then, as under the kernel, so the kernel must ask for the mode again.
+        """
         with dropping_group_bit(self._union, nodeid, head):
-            written = self._union.write(fh, data, offset, kill_priv=True)
+            self._union.drop_set_id(fh)
         self._modes.drop_attributes(nodeid)
-        return wire.WRITTEN.pack(written)
 
     def fsync(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
         fh, flags = wire.FSYNC.unpack_from(body)
@@ -273,12 +282,9 @@ class Requests:
 
     def fallocate(self, nodeid: int, body: memoryview, head: Head) -> Answer:
         fh, offset, length, mode = wire.FALLOCATE.unpack_from(body)
-        if not head[4]:
-            self._union.fallocate(fh, mode, offset, length)
-            return _DONE
-        with dropping_group_bit(self._union, nodeid, head):
-            self._union.fallocate(fh, mode, offset, length, kill_priv=True)
-        self._modes.drop_attributes(nodeid)
+        if head[4]:
+            self._drop_set_id(nodeid, fh, head)
+        self._union.fallocate(fh, mode, offset, length)
         return _DONE
 
     def lseek(self, _nodeid: int, body: memoryview, _head: Head) -> Answer:
@@ -294,9 +300,7 @@ class Requests:
     def _copy(self, body: memoryview, head: Head) -> int:
         source, at, nodeid, target, to, length, flags = wire.COPY.unpack_from(body)
         if head[4]:
-            with dropping_group_bit(self._union, nodeid, head):
-                self._union.drop_set_id(target)
-            self._modes.drop_attributes(nodeid)
+            self._drop_set_id(nodeid, target, head)
         return self._union.copy_file_range(source, at, target, to, min(length, COPY_LIMIT), flags)
 
     def ioctl(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
@@ -378,7 +382,7 @@ class Requests:
 
     def getxattr(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         name = wire.name(body[wire.GETXATTR.size :])
-        if name.startswith(_NAMESPACES):
+        if name.startswith(_NAMESPACES) and not name.endswith(b"."):  # the mere prefix is no name, and told so
             if nodeid in self._plain or (name == _CAPABILITY and nodeid in self._bare):
                 return errno.ENODATA
             if not self._union.listxattr(nodeid):
