@@ -187,6 +187,7 @@ install:  ## install for all users (PREFIX, DESTDIR), with the helper for mount 
 	done
 	if install -d "$$(dirname "$$helper")" && [[ -w "$$(dirname "$$helper")" ]]; then
 	    printf '%s\n' '#!/bin/sh' '# mount(8) runs this for -t fuse.unionfs, with: SOURCE MOUNTPOINT -o OPTIONS' \
+	        'for word; do [ "$$word" != -f ] || exit 0; done  # mount --fake; as a program of FUSE, ours takes it for foreground' \
 	        'exec "$(LIBDIR)/bin/unionfs-overlay" "$$@"' >"$$helper"
 	    chmod 755 "$$helper"
 	    echo "Installed $(HELPER), for mount -t fuse.unionfs and /etc/fstab"

@@ -33,6 +33,9 @@ def test_uninstall_removes_what_install_says_it_put_there(project: Path, tmp_pat
     assert str(program.readlink()) == "/opt/u/lib/unionfs/bin/unionfs"
     assert 'exec "/opt/u/lib/unionfs/bin/unionfs-overlay" "$@"' in helper.read_text(encoding="utf-8")
     assert os.access(helper, os.X_OK)
+    subprocess.run(
+        [helper, "none", "/mnt", "-f", "-v", "-o", "rw"], check=True
+    )  # mount --fake: the program is elsewhere
     for path in ("/opt/u/bin/unionfs", "/opt/u/bin/unionfs-overlay", "/opt/u/lib/unionfs", "/sbin/mount.fuse.unionfs"):
         assert path in said
 

@@ -77,6 +77,25 @@ def test_one_line(dirs: Stack, words: Words, cause: str, cure: str) -> None:
     expect_one_line(dirs, dirs.run("mount", *words(dirs)), cause, cure)
 
 
+@pytest.mark.parametrize("limit", [12, 14, 16, 24])
+def test_too_few_descriptors_leave_no_mount_behind(dirs: Stack, limit: int) -> None:
+    command = ["prlimit", f"--nofile={limit}:{limit}", *dirs.command("mount", *layers(dirs), dirs.merged)]
+    environment = {**os.environ, **dirs.environment}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20, env=environment)
+    expect_one_line(dirs, done, f"{limit} open files are too few", "try: ulimit -n")
+
+
+@pytest.mark.overlayfs
+def test_an_index_over_a_layer_without_file_handles(dirs: Stack) -> None:
+    layer = made(dirs.directory / "layer")
+    mount("overlay", str(layer), "overlay", 0, f"lowerdir={dirs.top}:{dirs.base}")
+    try:
+        done = dirs.run("mount", *layers(dirs, lower=layer), "-o", "index=on", dirs.merged)
+    finally:
+        umount(str(layer))
+    expect_one_line(dirs, done, f"lowerdir: {layer}: its filesystem has no file handles", "try: index=off")
+
+
 def test_work_on_another_file_system(dirs: Stack, other_filesystem: Path) -> None:
     done = dirs.run("mount", *layers(dirs, work=other_filesystem), dirs.merged)
     expect_one_line(dirs, done, "another filesystem", "workdir")

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> Exit:
         read(f"engine={args.engine}", reading)
     if args.supervise is not None:
         read(f"supervise={'on' if args.supervise else 'off'}", reading)
-    stacked = bool(reading.lower or reading.data_only or named["upper"] or named["work"])
+    has_layers = reading.lower or reading.data_only or named["upper"] or named["work"]
+    stacked = bool(has_layers or reading.engine.get("remount"))
     if not args.places:
         if reading.is_empty() and not args.foreground:
             return mounts.show([], as_json=args.json, stats=False)

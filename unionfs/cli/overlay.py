@@ -4,7 +4,7 @@ It is as forgiving as the programs that call it are careless: flags stand before
 mountpoint, ``-o`` may come several times and with or without a space, and what is not known here is
 warned about and ignored. mount(8) calls its helpers with ``SOURCE MOUNTPOINT [-sfnv] [-N NS]
 [-o OPTIONS] [-t TYPE]``; of these ``-f`` means something else here, as with every FUSE program: stay
-in the foreground.
+in the foreground. The helper that `make install` writes answers mount(8)'s, which asks to do nothing.
 """
 
 from collections.abc import Iterator, Sequence

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, final
 from unionfs.core import ondisk
 from unionfs.core.layer import Layer, Place
 from unionfs.core.nodes import File
-from unionfs.errors import BadMark, StaleLayer
+from unionfs.errors import BadMark, StackError, StaleLayer
 from unionfs.linux import at, handles, xattr
 
 if TYPE_CHECKING:
@@ -58,6 +58,13 @@ def origin_stat(state: "State", origin: bytes) -> tuple[int, os.stat_result] | N
     return None
 
 
+def _handle_of(root: Place, option: str) -> handles.FileHandle:
+    handle = handles.handle_of(root.fd())
+    if handle is None:
+        raise StackError(f"{option}: {root.layer.path}: its filesystem has no file handles; try: index=off")
+    return handle
+
+
 @final
 class Index:
     """The index directory of an upper layer."""
@@ -74,13 +81,12 @@ class Index:
 
         Raises:
             StaleLayer: they remember others.
+            StackError: there can be no index.
         """
-        upper_handle, lower_handle = handles.handle_of(upper.fd()), handles.handle_of(lower.fd())
-        if upper_handle is None or lower_handle is None:
-            raise StaleLayer("index=on needs filesystems with file handles; mount with index=off")
+        upper_handle, lower_handle = _handle_of(upper, "upperdir"), _handle_of(lower, "lowerdir")
         found = handles.open_handle(lower.fd(), lower_handle)
         if found is None:  # then two names of one file could not be told to be one after a remount
-            raise StaleLayer("index=on needs CAP_DAC_READ_SEARCH; mount as root, or with index=off")
+            raise StackError("index=on needs CAP_DAC_READ_SEARCH; mount as root, or with index=off")
         os.close(found)
         origin = ondisk.encode_origin(lower_handle, lower.layer.uuid)
         self._verify(upper, self._marks.origin, origin, "upperdir was used over another lower layer")

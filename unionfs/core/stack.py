@@ -289,6 +289,9 @@ def _open_index(state: State, base_fd: int) -> Index:
     index = Index(upper, Place.at_root(upper, fd, state.descriptors))
     try:
         index.verify(upper.root, state.layers[1].root)
+    except StackError:
+        os.close(index.place.fd())
+        raise
     except StaleLayer as exc:
         os.close(index.place.fd())
         raise StackError(f"upperdir: {upper.path}: {exc.strerror}") from None

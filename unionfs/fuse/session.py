@@ -24,7 +24,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
@@ -64,6 +64,9 @@ TABLE_SIZE: Final = 1 << 15
 """Descriptors that the kernel's table has room for from the start: all directories that are ever kept open at
 once, and as many files. It takes 8 bytes for each."""
 
+SPARE: Final = 32
+"""Descriptors that must be left before the mount is made: starting to serve takes a dozen."""
+
 _MOMENT_S: Final = 0.05
 _MOMENTS: Final = 100
 
@@ -100,6 +103,7 @@ class Session:
         union = _open_union(self.config)
         try:
             engine = choose(self.options.engine)(union, self.mountpoint, self.options)
+            _require_room()
             signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)  # they wait until trio can tell us of them
             record = self._record(engine.name)  # before the mount: who asks for its real path then waits for us
             engine.mount()
@@ -298,6 +302,24 @@ def _make_room_for_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     at.make_room(min(hard, TABLE_SIZE))
+
+
+def _require_room() -> None:
+    """Refuse to mount when hardly any file can be opened any more: what fails afterwards leaves a mount behind.
+
+    Raises:
+        MountError: the limit is too low, for so many layers perhaps.
+    """
+    with ExitStack() as opened:
+        try:
+            for _ in range(SPARE):
+                opened.callback(os.close, os.open("/", os.O_PATH | os.O_CLOEXEC))
+        except OSError as exc:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            raise MountError(
+                f"{limit} open files are too few for this mount; because each file that is opened there is one; "
+                "try: ulimit -n 4096"
+            ) from exc
 
 
 def check_mountpoint(mountpoint: Path, config: Config) -> None:
