@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -210,6 +211,18 @@ def test_a_write_by_an_ordinary_user_drops_set_id_bits(stack: Stacks, mode: int,
             s.union.drop_set_id(fh)
             s.union.fallocate(fh, 0, 0, 10)
         assert stat.S_IMODE(s.stat("f").st_mode) == left
+
+
+def set_id(path: Path) -> None:
+    path.touch()
+    path.chmod(0o6755)
+
+
+def test_no_set_id_bits_are_taken_from_a_lower_file(stack: Stacks) -> None:
+    s = stack({"f": set_id})
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        s.union.drop_set_id(s.open("f"))
+    assert stat.S_IMODE(s.stat("f").st_mode) == 0o6755
 
 
 def test_fallocate_lseek_and_copy_file_range_reach_the_file(stack: Stacks) -> None:
