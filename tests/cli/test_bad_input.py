@@ -39,7 +39,6 @@ CASES: dict[str, tuple[Words, str, str]] = {
     "no layer": (lambda s: [*layers(s, lower=None), s.merged], "at least one lower layer", "try:"),
     "upper inside a lower": (lambda s: [*layers(s, upper=s.base / "directory"), s.merged], "inside", "upperdir"),
     "work inside upper": (lambda s: [*layers(s, work=made(s.upper / "w")), s.merged], "inside", "workdir"),
-    "a mountpoint inside a layer": (lambda s: [*layers(s), s.base / "directory"], "inside the layer", "try:"),
     "a missing mountpoint": (lambda s: [*layers(s), s.merged / "none"], "no such directory", "try: mkdir"),
     "a mountpoint that is a file": (lambda s: [*layers(s), made_file(s.directory / "f")], "not a directory", "f:"),
     "no mountpoint": (layers, "mountpoint is missing", "--help"),

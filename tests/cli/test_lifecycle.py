@@ -348,3 +348,23 @@ def test_a_mount_in_place_of_its_own_layer(stack: Stack) -> None:
     assert (stack / "base").read_text() == "changed"
     stack.unmount()
     assert (stack.merged / "base").read_text() == "base\n"
+
+
+def test_the_mountpoint_and_another_file_system_may_be_in_a_layer(stack: Stack) -> None:
+    """As with the kernel's overlayfs: a layer is seen without what is mounted in it, so even / can be one."""
+    inside, other = stack.base / "directory", stack.base / "other"
+    other.mkdir()
+    mount("tmpfs", str(other), "tmpfs", 0, "size=1m")
+    try:
+        for name in ("upper", "work"):
+            (other / name).mkdir()
+        layers = ["--lower", stack.base, "--upper", other / "upper", "--work", other / "work"]
+        done = stack.run("mount", *layers, "--engine", stack.engine, inside)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert sorted(os.listdir(inside)) == ["base", "directory", "other"]
+        assert os.listdir(inside / "directory") == os.listdir(inside / "other") == []
+        (inside / "other/new").touch()
+        assert stack.run("umount", inside).returncode == 0
+        assert os.listdir(other / "upper/other") == ["new"]
+    finally:
+        umount(str(other))

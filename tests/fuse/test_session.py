@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from unionfs.core.config import Config
+from unionfs.core.config import AccessTimes, Config
 from unionfs.core.mountoptions import MountOptions
+from unionfs.core.union import Union
 from unionfs.errors import MountError
 from unionfs.fuse import session
 
@@ -57,17 +58,21 @@ def test_trio_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 10 < moments(monkeypatch, itertools.count(), set()) < 1000
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("kind", ["lower", "data", "upper", "work"])
 def test_no_place_inside_a_layer_is_mounted_on(tmp_path: Path, kind: str) -> None:
     for name in ("lower", "data", "upper", "work"):
         (tmp_path / name / "inside").mkdir(parents=True)
         (tmp_path / f"{name}-beside").mkdir()
-    config = Config(
-        lower=(tmp_path / "lower",), data_only=(tmp_path / "data",), upper=tmp_path / "upper", work=tmp_path / "work"
-    )
-    with pytest.raises(MountError, match=f"inside the layer {tmp_path / kind},"):
-        session.check_mountpoint(tmp_path / kind / "inside", config)
-    session.check_mountpoint(tmp_path / f"{kind}-beside", config)
+    layers: dict[str, Any] = {name: tmp_path / name for name in ("upper", "work")}
+    layers |= {"lower": (tmp_path / "lower",), "data_only": (tmp_path / "data",)}
+    config = Config(**layers)
+    with Union(config) as union:
+        with pytest.raises(MountError, match=f"inside the layer {tmp_path / kind},"):
+            session.check_outside(tmp_path / kind / "inside", config, union.descriptors())
+        session.check_outside(tmp_path / f"{kind}-beside", config, union.descriptors())
+    with Union(Config(**layers, access_times=AccessTimes.RELATIME)) as union:  # through mounts of its own
+        session.check_outside(tmp_path / kind / "inside", config, union.descriptors())
 
 
 def test_a_process_that_is_about_to_serve_is_not_ended_by_who_asks_for_counts(project: Path) -> None:

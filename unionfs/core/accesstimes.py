@@ -5,9 +5,11 @@ the kernel passes through never come to us, and no flag of an open is for symlin
 mounts of our own, as the kernel's overlayfs reaches them through its own (`own_mounts`). Everything below one real
 mount goes into one copy, which a mount of 100 layers pays for once.
 
-A layer in which something else is mounted keeps its mount, for that would not be seen in a copy; and where we may
-not mount, all keep theirs: there the descriptors are opened with O_NOATIME, which is for the owner of a file, and
-nothing helps for symlinks.
+In a copy nothing is seen of what is mounted in a layer, as under the kernel's overlayfs. So a layer may hold the
+mountpoint, or another file system with the upper layer on it: the union does not come upon itself there.
+
+Where we may not mount, all keep their mounts: there the descriptors are opened with O_NOATIME, which is for the owner
+of a file, and nothing helps for symlinks.
 
 Rejected: O_NOATIME alone, for what was just said; copies with all that is mounted below, which would hold other file
 systems that nobody asked for; setting times back, which moves the time of change.
@@ -22,16 +24,16 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from unionfs.core.config import AccessTimes, Config
 from unionfs.linux import at, ownmount
-from unionfs.linux.mount import children
 
 if TYPE_CHECKING:
     from unionfs.core.files import OpenFile
 
-__all__ = ["Noting", "own_mounts"]
+__all__ = ["Noting", "has_own_mount", "is_hidden", "own_mounts"]
 
 _ATTRIBUTES: Final = {
     AccessTimes.RELATIME: ownmount.RELATIME,
@@ -58,10 +60,30 @@ def own_mounts(config: Config, fds: Sequence[int], *, has_upper: bool) -> None:
         groups = [(each, ownmount.NOATIME | ownmount.RDONLY) for each in _by_mount(lower).items()]
         attributes = wanted | (ownmount.NODIRATIME if config.nodiratime else 0)
         groups += ((each, attributes) for each in _by_mount(upper).items())
-        others = children()
         for (number, group), attributes in groups:
             with suppress(OSError):  # we may not mount here, or the kernel is old
-                _replace(group, number, [place for parent, place in others if parent == number], attributes)
+                _replace(group, number, attributes)
+
+
+def has_own_mount(layer: Path, fd: int) -> bool:
+    """Tell whether the open *layer* is reached through a mount of our own, where nothing is seen of mounts in it."""
+    try:
+        return at.mount_number(fd) != _mount_of(layer)
+    except OSError:  # a kernel that does not number its mounts
+        return False
+
+
+def is_hidden(place: Path, layer: Path, fd: int) -> bool:
+    """Tell whether *place*, in *layer*, cannot be reached through *fd*, the open layer: it is on another mount."""
+    return has_own_mount(layer, fd) and _mount_of(place) != _mount_of(layer)
+
+
+def _mount_of(path: Path) -> int:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return at.mount_number(fd)
+    finally:
+        os.close(fd)
 
 
 def _by_mount(fds: Sequence[int]) -> dict[int, list[int]]:
@@ -71,12 +93,9 @@ def _by_mount(fds: Sequence[int]) -> dict[int, list[int]]:
     return found
 
 
-def _replace(fds: Sequence[int], number: int, others: Sequence[str], attributes: int) -> None:
-    """Open *fds* again in one copy of their mount, *number*; not if one of *others*, mounted on it, lies below them."""
+def _replace(fds: Sequence[int], number: int, attributes: int) -> None:
+    """Open *fds* again in one copy of their mount, *number*."""
     paths = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
-    below = tuple(path.rstrip("/") + "/" for path in paths)
-    if any(other.startswith(below) for other in others):
-        return
     common = os.path.commonpath(paths)
     above = os.open(common, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -10,7 +10,7 @@ Source: Linux fs/overlayfs/super.c, ovl_get_layers() and ovl_check_overlapping_l
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -73,10 +73,10 @@ def _open_layers(config: Config, undo: contextlib.ExitStack) -> list[int]:
         accesstimes.own_mounts(config, lowers, has_upper=False)
         return lowers
     upper_fd = _open_layer(config.upper, "upperdir", undo)
-    _check_overlap(config.upper, config.work, (*config.lower, *config.data_only))
     base_fd = _open_work(config.work, config.upper, upper_fd, undo)
     fds = [upper_fd, *lowers, base_fd]
     accesstimes.own_mounts(config, fds, has_upper=True)
+    _check_overlap(config.upper, config.work, dict(zip(lowers, (*config.lower, *config.data_only), strict=True)))
     if not config.read_only:
         _claim(config.work, config.upper, upper_fd, base_fd)
     return fds
@@ -191,15 +191,16 @@ def _clean_work(work: int, path: Path) -> None:
         xattr.remove(work, xattr.DEFAULT_ACL)
 
 
-def _check_overlap(upper: Path, work: Path, lowers: tuple[Path, ...]) -> None:
+def _check_overlap(upper: Path, work: Path, lowers: Mapping[int, Path]) -> None:
     """Refuse directories inside each other, where a change in one would appear in another."""
     upper, work = upper.resolve(), work.resolve()
     if upper == work or upper in work.parents or work in upper.parents:
         raise StackError(f"workdir: {work} and upperdir {upper} lie inside each other; separate them")
-    for path in lowers:
+    for fd, path in lowers.items():
         lower = path.resolve()
         for option, other in (("upperdir", upper), ("workdir", work)):
-            if lower == other or lower in other.parents or other in lower.parents:
+            is_seen = lower in other.parents and not accesstimes.is_hidden(other, path, fd)
+            if lower == other or other in lower.parents or is_seen:
                 raise StackError(f"{option}: {other} and lower layer {path} lie inside each other; separate them")
 
 

@@ -23,12 +23,13 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+from unionfs.core.accesstimes import has_own_mount
 from unionfs.core.config import Config
 from unionfs.core.mountoptions import MountOptions
 from unionfs.errors import LayerInUse, MountError
@@ -99,10 +100,11 @@ class Session:
 
     def _run(self, ready: Callable[[], None], link: "Link | None") -> None:
         prepare()
-        check_mountpoint(self.mountpoint, self.config)
+        check_mountpoint(self.mountpoint)
         union = _open_union(self.config)
         try:
             engine = choose(self.options.engine)(union, self.mountpoint, self.options)
+            check_outside(self.mountpoint, self.config, union.descriptors())
             _require_room()
             signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)  # they wait until trio can tell us of them
             record = self._record(engine.name)  # before the mount: who asks for its real path then waits for us
@@ -322,11 +324,8 @@ def _require_room() -> None:
             ) from exc
 
 
-def check_mountpoint(mountpoint: Path, config: Config) -> None:
-    """Refuse a place that cannot be mounted on, or that would make the union read itself.
-
-    Mounting on a layer itself is allowed, as with the kernel's overlayfs: the layer was opened
-    before, so it is reached below the mount. A place inside a layer would be walked into.
+def check_mountpoint(mountpoint: Path) -> None:
+    """Refuse a place that cannot be mounted on.
 
     Raises:
         MountError: why not, and what to do.
@@ -348,9 +347,21 @@ def check_mountpoint(mountpoint: Path, config: Config) -> None:
         ) from exc
     if not stat.S_ISDIR(found.st_mode):
         raise MountError(f"{mountpoint}: it cannot be mounted on; because it is not a directory")
+
+
+def check_outside(mountpoint: Path, config: Config, opened: Sequence[int]) -> None:
+    """Refuse a place where the union would walk into itself; *opened* are its `Union.descriptors`.
+
+    It may be a layer, which was opened before and so is reached below the mount, or lie in one that is reached
+    through a mount of our own, as with the kernel's overlayfs.
+
+    Raises:
+        MountError: the place lies in a layer that we reach as everybody does.
+    """
     place = resolved(mountpoint)
-    for layer in (*config.lower, *config.data_only, config.upper, config.work):
-        if layer is not None and place.startswith(os.path.realpath(layer).rstrip("/") + "/"):
+    layers = (config.upper, *config.lower, *config.data_only, config.work)
+    for layer, fd in zip([layer for layer in layers if layer is not None], opened, strict=True):
+        if place.startswith(os.path.realpath(layer).rstrip("/") + "/") and not has_own_mount(layer, fd):
             raise MountError(
                 f"{mountpoint}: it cannot be mounted on; because it is inside the layer {layer}, and the union would "
                 "contain itself; try: a directory outside of all layers"
