@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,20 @@ def test_with_auto_unmount_a_killed_daemon_leaves_no_mount(stack: Stack) -> None
     assert (stack / "base").read_text() == "base\n"
     os.kill(stack.pid, signal.SIGKILL)
     eventually(lambda: not stack.is_mounted())
+
+
+def test_the_socket_of_fusermount3_is_closed_after_the_device() -> None:
+    """By number, if we are killed; else it finds a mount that seems to live, and leaves it there."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    device = Device(os.open(os.devnull, os.O_RDWR), Path("/"), privileged=True, keeper=ours, number="0:0")
+    assert device.keeper is not None
+    assert device.keeper > device.fd
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+    device.close()
+    assert theirs.recv(1) == b""
+    theirs.close()
 
 
 @pytest.mark.root

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from unionfs.errors import MountError
-from unionfs.linux import ids
+from unionfs.linux import fusedev, ids
 from unionfs.linux import mount as kernel
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Device:
         self._mountpoint = mountpoint
         """Absolute, without symlinks: nobody answers a question about it before the mount is served."""
         self.privileged = privileged
-        self._keeper = keeper
+        self._keeper = _above(fd, keeper) if keeper is not None else None
         """Our end of the socket on which fusermount3 waits; None without auto_unmount."""
         shown = self._topmost() if number is None else None
         self.number = shown.device if shown is not None else number
@@ -119,6 +119,17 @@ class Device:
         os.close(self.fd)
         if self._keeper is not None:
             self._keeper.close()
+
+
+def _above(device: int, keeper: "socket.socket") -> "socket.socket":
+    """Return *keeper* under a number above *device*.
+
+    Who is killed closes by number, and when the socket is closed fusermount3 opens the mountpoint, once: unless that is
+    ENOTCONN, because the device was closed before, it leaves the mount there (seen of fuse3 3.14).
+    """
+    number = fusedev.copied_above(keeper.fileno(), device)
+    keeper.close()
+    return type(keeper)(fileno=number)
 
 
 def _mount_directly(mountpoint: Path, options: "MountOptions") -> int:

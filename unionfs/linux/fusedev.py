@@ -1,4 +1,4 @@
-"""/dev/fuse beyond read and write: lending the kernel a file to pass requests through to, and pipes to it.
+"""/dev/fuse beyond read and write: lending the kernel a file to pass requests through to, and what goes with it.
 
 Source: Linux include/uapi/linux/fuse.h (FUSE_DEV_IOC_*), fs/fuse/backing.c; fcntl(2).
 """
@@ -8,7 +8,7 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["backing_close", "backing_open", "widen_pipe"]
+__all__ = ["backing_close", "backing_open", "copied_above", "widen_pipe"]
 
 BACKING_OPEN: Final = 0x4010E501
 """_IOW(229, 1, struct fuse_backing_map)"""
@@ -45,3 +45,8 @@ def widen_pipe(fd: int) -> int:
     with suppress(PermissionError):  # the user has many wide pipes already
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return int(fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ))
+
+
+def copied_above(fd: int, other: int) -> int:
+    """Return a copy of *fd* under a number above *other*: who is killed closes it later."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, other + 1)
