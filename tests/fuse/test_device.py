@@ -52,9 +52,12 @@ def test_with_auto_unmount_a_killed_daemon_leaves_no_mount(stack: Stack) -> None
 
 def test_the_socket_of_fusermount3_is_closed_after_the_device() -> None:
     """By number, if we are killed; else it finds a mount that seems to live, and leaves it there."""
+    lower = os.open(os.devnull, os.O_RDONLY)
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    device = Device(os.open(os.devnull, os.O_RDWR), Path("/"), privileged=True, keeper=ours, number="0:0")
+    fd = os.open(os.devnull, os.O_RDWR)
+    os.close(lower)  # so the next number to be had is below the device's
+    device = Device(fd, Path("/"), privileged=True, keeper=ours, number="0:0")
     assert device.keeper is not None
     assert device.keeper > device.fd
     with pytest.raises(BlockingIOError):
