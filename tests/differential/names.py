@@ -79,7 +79,8 @@ RENAMES: Final = [
         "01 a redirect that would be too long",
         [{"n" * 80: {"n" * 80: {"n" * 80: {"n" * 80: {"deep": {"x": "1"}}}}}}],
         [("rename", "/".join(["n" * 80] * 4) + "/deep", "d"), ("rename", "/".join(["n" * 80] * 4), "up")],
-        same_marks=False,  # the kernel copies the parents up before it refuses
+        same_marks=False,
+        kernel_merges=["/".join(["n" * 80] * count) for count in range(1, 5)] + ["/".join(["n" * 80] * 4) + "/deep"],
     ),
     Case(
         "02 a new directory moved where a lower one was",

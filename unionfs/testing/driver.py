@@ -41,7 +41,7 @@ class Status(NamedTuple):
     size: int
     """Bytes; 0 for a directory, whose size is its filesystem's own affair."""
     nlink: int
-    """Names; 1 for a directory, for which overlays may say so."""
+    """Names; of a directory, what its filesystem counts, which in overlays is 1 where directories are merged."""
 
 
 class Driver(Protocol):
@@ -113,5 +113,5 @@ def status_of(st: os.stat_result) -> Status:
         gid=st.st_gid,
         rdev=st.st_rdev,
         size=0 if is_dir else st.st_size,
-        nlink=1 if is_dir else st.st_nlink,
+        nlink=st.st_nlink,
     )

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from unionfs.testing.driver import Driver, Status, status_of
 
-__all__ = ["PRIVATE", "Seen", "Snapshot", "differences", "snapshot"]
+__all__ = ["PRIVATE", "Seen", "Snapshot", "differences", "snapshot", "without_directory_links"]
 
 PRIVATE: Final = ("trusted.overlay.", "user.overlay.")
 """Prefixes to pass as *hide* when the tree is a layer, read from behind."""
@@ -84,6 +84,17 @@ def _see(driver: Driver, path: str, first_names: dict[int, str], hide: tuple[str
         xattrs=tuple((name, driver.getxattr(path, name)) for name in sorted(names)),
         same_as=first_names.setdefault(driver.inode(path), path),
     )
+
+
+def without_directory_links(tree: Snapshot) -> Snapshot:
+    """Return *tree* with one link for each directory, to compare a union with what is none, or with itself earlier.
+
+    A directory that becomes merged, as by a copy-up that comes to nothing, has one link from then on.
+    """
+    return {
+        path: found._replace(status=found.status._replace(nlink=1)) if stat.S_ISDIR(found.status.mode) else found
+        for path, found in tree.items()
+    }
 
 
 def differences(ours: Snapshot, theirs: Snapshot, *, names: tuple[str, str] = ("ours", "theirs")) -> list[str]:
