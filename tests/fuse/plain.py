@@ -97,8 +97,14 @@ class PlainUnion:
     def lookup(self, parent: int, name: bytes) -> Entry:
         return self._enter(os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self.nodes[parent].fd))
 
-    def lookup_all(self, parent: int, names: Sequence[bytes]) -> list[Entry | OSError]:
-        return [self.lookup(parent, name) for name in names]
+    def find(self, parent: int, name: bytes) -> Entry | None:
+        try:
+            return self.lookup(parent, name)
+        except FileNotFoundError:
+            return None
+
+    def lookup_all(self, parent: int, names: Sequence[bytes]) -> list[Entry | OSError | None]:
+        return [self.find(parent, name) for name in names]
 
     def forget(self, nodeid: int, nlookup: int) -> None:
         node = self.nodes[nodeid]

@@ -19,30 +19,36 @@ from unionfs.core.nodes import Dir, File, Node
 from unionfs.core.protection import harden
 from unionfs.core.state import State
 
-__all__ = ["Entry", "adopt", "adopt_file", "is_visible", "lookup", "lookup_all", "nameless", "number_at", "peek"]
+__all__ = [
+    "Entry",
+    "adopt",
+    "adopt_file",
+    "is_visible",
+    "lookup",
+    "lookup_all",
+    "nameless",
+    "number_at",
+    "peek",
+    "peek_if_there",
+]
 
 NAME_MAX: Final = 255
 _S_IFMT: Final = 0o170000
 _SIMPLE: Final = frozenset({stat.S_IFREG, stat.S_IFLNK})
-_ENOENT: Final = os.strerror(errno.ENOENT)
 
 Entry = tuple[Node, os.stat_result]
 """A node, and what a stat of it shows but for the number, which is the node's."""
 
 
-def lookup(state: State, parent: Dir, name: bytes) -> Entry:
-    """Return the node and the attributes of *name*, and count one lookup.
-
-    Raises:
-        FileNotFoundError: the union shows no such name.
-    """
+def lookup(state: State, parent: Dir, name: bytes) -> Entry | None:
+    """Return the node and the attributes of *name*, and count one lookup; None if the union shows no such name."""
     place = _only_place(state, parent)
     return _lookup(state, parent, name) if place is None else _lookup_in(place, state, parent, name)
 
 
-def lookup_all(state: State, parent: Dir, names: Sequence[bytes]) -> list[Entry | OSError]:
+def lookup_all(state: State, parent: Dir, names: Sequence[bytes]) -> list[Entry | OSError | None]:
     """Return for each of *names*, which are a listing of *parent*, what `lookup` returns or raises."""
-    found: list[Entry | OSError] = []
+    found: list[Entry | OSError | None] = []
     place, descriptors = _only_place(state, parent), state.descriptors
     for name in names:
         if len(descriptors.opened) > descriptors.limit:
@@ -63,13 +69,13 @@ def _only_place(state: State, parent: Dir) -> Place | None:
     return None if says_more else place
 
 
-def _lookup_in(place: Place, state: State, parent: Dir, name: bytes) -> Entry:
+def _lookup_in(place: Place, state: State, parent: Dir, name: bytes) -> Entry | None:
     """Do what `_lookup` does, in half of the time, for most of what is in the only place of *parent*."""
     if name in parent.children or len(name) > NAME_MAX:
         return _lookup(state, parent, name)
     st = place.find(name)
     if st is None:
-        raise FileNotFoundError(errno.ENOENT, _ENOENT)
+        return None
     if st.st_mode & _S_IFMT not in _SIMPLE or st.st_nlink > 1 or name.startswith(ondisk.WHITEOUT_PREFIX):
         return _lookup(state, parent, name)
     node = File(parent, name, inos.number(place.layer.fsid, st.st_ino), place, name)
@@ -78,7 +84,7 @@ def _lookup_in(place: Place, state: State, parent: Dir, name: bytes) -> Entry:
     return node, st
 
 
-def _lookup(state: State, parent: Dir, name: bytes) -> Entry:
+def _lookup(state: State, parent: Dir, name: bytes) -> Entry | None:
     node = parent.children.get(name)
     if node is not None:
         try:
@@ -90,7 +96,7 @@ def _lookup(state: State, parent: Dir, name: bytes) -> Entry:
             return node, st
     found = _search(state, parent, name)
     if found is None:
-        raise FileNotFoundError(errno.ENOENT, _ENOENT)
+        return None
     node = _node(state, parent, name, found)
     try:
         if isinstance(node, File) and node.indexed_links is not None:
@@ -253,13 +259,19 @@ def peek(state: State, parent: Dir, name: bytes) -> Node:
     Raises:
         FileNotFoundError: the union shows no such name.
     """
+    node = peek_if_there(state, parent, name)
+    if node is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return node
+
+
+def peek_if_there(state: State, parent: Dir, name: bytes) -> Node | None:
+    """Do what `peek` does, where an absent name is no error: None."""
     node = parent.children.get(name)
     if node is not None:
         return node
     found = _search(state, parent, name)
-    if found is None:
-        raise FileNotFoundError(errno.ENOENT, _ENOENT)
-    return _node(state, parent, name, found)
+    return None if found is None else _node(state, parent, name, found)
 
 
 def number_at(state: State, parent: Dir, name: bytes) -> int | None:

@@ -81,12 +81,9 @@ def rename(state: State, old: End, new: End, flags: int = 0) -> None:
 def _target(state: State, new: End, flags: int) -> Node | None:
     if new.parent.is_gone:
         _fail(errno.ENOENT)
-    try:
+    if flags & at.RENAME_EXCHANGE:
         return find.peek(state, new.parent, new.name)
-    except FileNotFoundError:
-        if flags & at.RENAME_EXCHANGE:
-            raise
-        return None
+    return find.peek_if_there(state, new.parent, new.name)
 
 
 def _check(old: End, node: Node, new: End, target: Node | None, flags: int) -> None:

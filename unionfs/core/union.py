@@ -133,7 +133,21 @@ class Union:
     # names
 
     def lookup(self, parent: int, name: bytes) -> Entry:
-        """Find *name*; ``.`` and ``..`` are answered too. Counts one lookup."""
+        """Do what `find` does for a name that is there.
+
+        Raises:
+            FileNotFoundError: the union shows no such name.
+        """
+        found = self.find(parent, name)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return found
+
+    def find(self, parent: int, name: bytes) -> Entry | None:
+        """Return what *name* is, or None if the union shows no such name, which is no error where names are asked for.
+
+        ``.`` and ``..`` are answered too. Counts one lookup.
+        """
         node = self._nodes.directory(parent)
         if name in {b".", b".."}:
             node = node.parent if name == b".." else node
@@ -141,7 +155,7 @@ class Union:
             return node, attrs.stat_of(node)
         return find.lookup(self._state, node, name)
 
-    def lookup_all(self, parent: int, names: Sequence[bytes]) -> list[Entry | OSError]:
+    def lookup_all(self, parent: int, names: Sequence[bytes]) -> list[Entry | OSError | None]:
         """Find each of *names*, which are of a listing of *parent*; count one lookup of each that is found."""
         return find.lookup_all(self._state, self._nodes.directory(parent), names)
 

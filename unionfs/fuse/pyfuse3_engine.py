@@ -94,10 +94,8 @@ class Handlers(pyfuse3.Operations):
 
     async def lookup(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         with self._answering("lookup"):
-            try:
-                return self._wrap(self._union.lookup(parent, name))
-            except FileNotFoundError:
-                return negative_entry(self._options)
+            found = self._union.find(parent, name)
+            return negative_entry(self._options) if found is None else self._wrap(found)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         with self._answering("forget"):

@@ -127,11 +127,8 @@ class Requests:
     # Names and nodes.
 
     def lookup(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
-        try:
-            found = self._union.lookup(nodeid, bytes(body[:-1]))
-        except FileNotFoundError:
-            return self._negative
-        return self._entry(found)
+        found = self._union.find(nodeid, bytes(body[:-1]))
+        return self._negative if found is None else self._entry(found)
 
     def forget(self, nodeid: int, body: memoryview, _head: Head) -> Answer:
         self._forget([(nodeid, wire.FORGET.unpack_from(body)[0])])
@@ -369,7 +366,7 @@ class Requests:
                 if changes or st.st_nlink > 1:
                     times = self._entry_valid, self._valid(node, st)
                 out.append(wire.direntplus(node.nodeid, times, node.ino, st, offsets[index], name))
-            elif not isinstance(each, FileNotFoundError):  # a lookup of its own will say what is wrong
+            elif each is not None:  # a lookup of its own will say what is wrong
                 out.append(_NO_ENTRY + _named(listing, index))
         return out
 
