@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.mounting import Stack
+from tests.mounting import PATIENCE_S, Stack
 from unionfs.linux.mount import mount, umount
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -164,6 +165,48 @@ def test_a_kernel_mount_beside_ours_is_no_obstacle(dirs: Stack) -> None:
         assert dirs.run("mount", *layers(dirs), dirs.merged).returncode == 0
     finally:
         umount(str(place))
+
+
+def over_the_upper(stack: Stack, upper: Path) -> list[str]:
+    """The arguments of a mount whose lower layer is *upper*, with an index."""
+    others = [made(stack.directory / name) for name in ("u2", "w2")]
+    return ["--lower", str(upper), "--upper", str(others[0]), "--work", str(others[1]), "-o", "index=on"]
+
+
+@pytest.mark.overlayfs
+def test_a_lower_layer_that_the_kernel_writes_in(dirs: Stack) -> None:
+    upper = made(dirs.directory / "there")
+    (upper / "inside").mkdir()
+    place = kernel_mount(dirs, upper, made(dirs.directory / "theirs"))
+    arguments = over_the_upper(dirs, upper)
+    try:
+        done = dirs.run("mount", *arguments, dirs.merged)
+        expect_one_line(dirs, done, f"lowerdir: {upper} is the upperdir of the kernel's overlay mount", "or index=off")
+        arguments[1] = str(upper / "inside")
+        assert dirs.run("mount", *arguments, dirs.merged).returncode == 0, "nobody has refused what is only inside"
+    finally:
+        umount(str(place))
+
+
+def test_a_lower_layer_that_another_union_writes_in(dirs: Stack) -> None:
+    dirs.mount()
+    arguments, second = over_the_upper(dirs, dirs.upper), made(dirs.directory / "second")
+    started = time.monotonic()
+    done = dirs.run("mount", *arguments, second)
+    assert time.monotonic() - started < PATIENCE_S / 2, "it waited for a mount that stays"
+    assert done.returncode == 1
+    assert f"lowerdir: {dirs.upper} is the upper layer of another union; try: unmount that one" in done.stderr
+    assert not os.path.ismount(second)
+
+    dirs.unmount()
+    assert dirs.run("mount", *arguments, dirs.merged).returncode == 0
+
+
+def test_a_lower_layer_that_another_union_writes_in_where_there_is_no_index(dirs: Stack) -> None:
+    dirs.mount()
+    second = made(dirs.directory / "second")
+    assert dirs.run("mount", *over_the_upper(dirs, dirs.upper)[:-2], second).returncode == 0
+    umount(str(second))  # nothing can have failed between
 
 
 def test_no_dev_fuse(dirs: Stack) -> None:

@@ -31,13 +31,13 @@ class Claim(NamedTuple):
     path: str
 
 
-def find_claim(directory: Path) -> Claim | None:
-    """Return a directory in use by the kernel that is *directory*, lies in it, or has it inside."""
+def find_claim(directory: Path, *, nested: bool = True) -> Claim | None:
+    """Return a directory in use by the kernel that is *directory*, or, if *nested*, lies in it or has it inside."""
     ours = _line(directory)
     for claim in _claims(mounts()):
         with contextlib.suppress(OSError):  # a path of another root, or out of reach
             theirs = _line(Path(claim.path))
-            if theirs[0] in ours or ours[0] in theirs:
+            if theirs[0] == ours[0] or (nested and (theirs[0] in ours or ours[0] in theirs)):
                 return claim
     return None
 

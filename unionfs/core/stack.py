@@ -76,8 +76,11 @@ def _open_layers(config: Config, undo: contextlib.ExitStack) -> list[int]:
     base_fd = _open_work(config.work, config.upper, upper_fd, undo)
     fds = [upper_fd, *lowers, base_fd]
     accesstimes.own_mounts(config, fds, has_upper=True)
-    _check_overlap(config.upper, config.work, dict(zip(lowers, (*config.lower, *config.data_only), strict=True)))
+    opened = dict(zip(lowers, (*config.lower, *config.data_only), strict=True))
+    _check_overlap(config.upper, config.work, opened)
     if not config.read_only:
+        if config.index:
+            _check_unchanging(opened)
         _claim(config.work, config.upper, upper_fd, base_fd)
     return fds
 
@@ -160,6 +163,24 @@ def _lock(fd: int, path: Path, option: str) -> None:
         raise LayerInUse(
             f"{option}: {path} is in use by another union; try: unmount that one, or use another directory"
         )
+
+
+def _check_unchanging(lowers: Mapping[int, Path]) -> None:
+    """Refuse lower layers that somebody writes to: an index knows their files by handles, and new ones get old numbers.
+
+    Source: Linux fs/overlayfs/super.c, ovl_report_in_use(), which warns where there is no index, and goes on.
+    """
+    for fd, path in lowers.items():
+        if not flock.is_free(fd):
+            raise LayerInUse(
+                f"lowerdir: {path} is the upper layer of another union; try: unmount that one, or index=off"
+            )
+        claim = kernelmounts.find_claim(path, nested=False)
+        if claim is not None:
+            raise StackError(
+                f"lowerdir: {path} is the {claim.option} of the kernel's overlay mount on {claim.mountpoint}; "
+                f"try: umount {claim.mountpoint}, or index=off"
+            )
 
 
 def _check_kernel(path: Path, option: str) -> None:

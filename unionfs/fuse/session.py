@@ -382,9 +382,9 @@ def _open_union(config: Config) -> "Union":
 
 
 def _is_mounted(config: Config) -> bool:
-    """Return whether a union over the same upper layer is in the tree of its daemon, and so will stay."""
-    upper = config.upper and os.path.realpath(config.upper)
-    return any(record.upper == upper and _is_in_its_tree(record) for _, record in state.read_all())
+    """Return whether a union that writes to one of these layers is in the tree of its daemon, and so will stay."""
+    layers = {os.path.realpath(layer) for layer in (config.upper, *config.lower, *config.data_only) if layer}
+    return any(record.upper in layers and _is_in_its_tree(record) for _, record in state.read_all())
 
 
 def _is_in_its_tree(record: state.Record) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["Lock", "lock_descriptor", "lock_range"]
+__all__ = ["Lock", "is_free", "lock_descriptor", "lock_range"]
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 """struct flock, where off_t has 64 bits."""
@@ -67,6 +67,14 @@ def lock_descriptor(fd: int, *, shared: bool = False) -> bool:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def is_free(fd: int) -> bool:
+    """Tell whether nobody else has the exclusive lock of an open file or directory that we have no lock of."""
+    if not lock_descriptor(fd, shared=True):
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
     return True
 
 
