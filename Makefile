@@ -87,7 +87,7 @@ $(VENV)/.ready-to-test: $(VENV)/.ready-to-check Makefile
 MODULES := $(patsubst %,unionfs/%.py,\
     $(addprefix linux/,at filecopy fileops xattr) \
     $(addprefix core/,accesstimes acl attrs awaited copyup dirops fileflags files find index inos jobs layer lookup nodes \
-        ondisk owners protection readdir rename request staging state union upper xattrs) \
+        ondisk owners protection readdir redirects rename request staging state union upper xattrs) \
     $(addprefix fuse/,follow frozen fsioctl journal listing notes noting passthrough requests serving setid splicing wire))
 COMPILED := build/compiled
 

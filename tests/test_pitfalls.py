@@ -115,7 +115,7 @@ PITFALLS: Final[dict[int, Pitfall]] = {
     19: Pitfall(
         "capabilities and set-id bits outlast a copy-up, and go with a write or chown (moby#42655)",
         "19 ",
-        ("core/test_copyup.py::test_data_copied_up_later_keep_capability_and_set_id_bits",),
+        ("core/test_metacopy.py::test_data_copied_up_later_keep_capability_and_set_id_bits",),
     ),
     20: Pitfall(
         "chown and writes by ordinary users take set-id bits (fuse-overlayfs#127)",

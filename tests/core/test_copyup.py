@@ -360,63 +360,6 @@ def test_small_files_are_copied_at_once_where_nothing_must_reach_the_disk(stack:
     assert s.read("f") == b"SMall"
 
 
-# metacopy
-
-
-def test_metacopy_leaves_the_data_below_until_they_change(stack: Stacks) -> None:
-    s = stack({"f": BIG}, metacopy=True)
-    fh = s.open("f")
-    st = s.setattr("f", mode=0o600)
-    assert (stat.S_IMODE(st.st_mode), st.st_size) == (0o600, len(BIG))
-    assert (s.upper / "f").stat().st_blocks * 512 < len(BIG) // 8
-    assert s.mark("f", "metacopy") is not None
-    assert st.st_blocks == (s.lowers[0] / "f").stat().st_blocks
-    assert s.read("f") == s.content(fh) == BIG
-    s.remount()
-    assert s.read("f") == BIG
-    fh = s.open("f")
-    s.write("f", b"NEW")
-    assert s.content(fh)[:5] == b"NEW34"
-    assert s.mark("f", "metacopy") is None
-    assert stat.S_IMODE(s.stat("f").st_mode) == 0o600
-
-
-def test_metacopy_data_follow_a_renamed_file(stack: Stacks) -> None:
-    s = stack({"f": BIG, "d": {}}, metacopy=True)
-    s.setattr("f", mode=0o600)
-    s.rename("f", "d/g")
-    s.rename("d/g", "h")
-    for _ in range(2):
-        assert s.read("h") == BIG
-        s.remount()
-
-
-def test_metacopy_of_a_truncated_file_copies_only_what_is_left(stack: Stacks) -> None:
-    s = stack({"f": BIG}, metacopy=True)
-    s.setattr("f", uid=os.getuid())
-    s.setattr("f", size=10)
-    assert s.read("f") == BIG[:10]
-    assert s.union.stats()["copied_bytes"] <= 10
-    s.setattr("f", size=0)
-    assert s.mark("f", "metacopy") is None
-
-
-@pytest.mark.root
-def test_data_copied_up_later_keep_capability_and_set_id_bits(stack: Stacks) -> None:
-    value = bytes.fromhex("0100000200040000000000000000000000000000")
-
-    def make(path: Path) -> None:
-        with_mode(0o6755, BIG)(path)
-        os.setxattr(path, "security.capability", value)
-
-    s = stack({"f": make}, metacopy=True)
-    s.union.setxattr(s.id("f"), b"user.k", b"v")
-    s.open("f", os.O_RDWR)
-    assert os.getxattr(s.upper / "f", "security.capability") == value
-    assert stat.S_IMODE((s.upper / "f").stat().st_mode) == 0o6755
-    assert s.read("f") == BIG
-
-
 def test_the_copy_of_a_broken_hard_link_has_no_origin(stack: Stacks) -> None:
     """Else two files, the copy and the names that are left below, would show one number after a remount."""
 
@@ -431,20 +374,3 @@ def test_the_copy_of_a_broken_hard_link_has_no_origin(stack: Stacks) -> None:
     assert s.mark("single", "origin")
     s.remount()
     assert s.node("f").ino != s.node("other").ino
-
-
-@pytest.mark.parametrize(("strict", "change", "synced"), [(False, "mode", 0), (True, "mode", 1), (False, "write", 1)])
-def test_attributes_alone_are_written_through_only_where_that_is_asked(
-    stack: Stacks, monkeypatch: pytest.MonkeyPatch, strict: bool, change: str, synced: int
-) -> None:
-    s = stack({"f": "data"}, metacopy=True)
-    upper = s.union._state.writable()
-    upper.syncs, upper.syncs_directories = True, strict
-    files = []
-    monkeypatch.setattr(os, "fsync", lambda fd: files.append(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None)
-    if change == "mode":
-        s.setattr("f", mode=0o600)
-    else:
-        s.write("f", b"new")
-    assert len(files) == synced
-    assert s.read("f") == (b"data" if change == "mode" else b"newa")

@@ -151,8 +151,13 @@ OPERATIONS: dict[str, Operation] = {
         too_late=CUT | FILLED,
     ),
     "rename of a metacopy file": Operation(
-        lambda s: s.rename("a/b/f", "m"), (DEEP,), options=METACOPY, before=metacopied("a/b/f"), too_late=FILLED
+        lambda s: s.rename("a/b/f", "m"), (DEEP,), options=METACOPY, before=metacopied("a/b/f")
     ),
+    "rename without the data": Operation(lambda s: s.rename("a/b/f", "m"), (DEEP,), options=METACOPY),
+    "link of a metacopy file": Operation(
+        lambda s: s.link("a/b/f", "m"), (DEEP,), options=METACOPY, before=metacopied("a/b/f")
+    ),
+    "link without the data": Operation(lambda s: s.link("a/b/f", "m"), (DEEP,), options=METACOPY),
     "creation": Operation(created("a/b/new"), (DEEP,)),
     "creation over a whiteout": Operation(created("f"), ({"f": "x"},), {"f": WHITEOUT}),
     "mkdir": Operation(lambda s: s.mkdir("a/b/new"), (DEEP,)),

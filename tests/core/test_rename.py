@@ -11,7 +11,7 @@ from tests.core.conftest import Stacks
 from tests.core.stacks import WHITEOUT, Stack, marked, opaque, symlink
 from unionfs.core.config import RedirectDir
 from unionfs.core.nodes import Dir
-from unionfs.core.rename import path_below, redirect_of
+from unionfs.core.redirects import path_below, redirect_of
 from unionfs.errors import CrossesLayers
 from unionfs.linux.at import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 

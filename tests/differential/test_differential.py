@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential import attributes, data, names
+from tests.differential import attributes, data, metacopies, names
 from tests.mounting import eventually
 from unionfs.testing.stack import Backend, Features, in_process, kernel, lay, remembering
 from unionfs.testing.trial import Case, compare
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.root, pytest.mark.overlayfs]
 
 CASES = [
     pytest.param(case, features, id=f"{case.name} [{features}]")
-    for case in [*names.CASES, *data.CASES, *attributes.CASES]
+    for case in [*names.CASES, *data.CASES, *attributes.CASES, *metacopies.CASES]
     for features in case.features
 ]
 

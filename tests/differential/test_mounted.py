@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential import attributes, data, names
+from tests.differential import attributes, data, metacopies, names
 from tests.engines import ENGINES, PYFUSE3_LACKS, backends
 from unionfs.core.config import RedirectDir
 from unionfs.testing import disk
@@ -16,7 +16,7 @@ from unionfs.testing.trial import Case, compare
 
 pytestmark = [pytest.mark.root, pytest.mark.overlayfs, pytest.mark.fuse]
 
-CASES = [*names.CASES, *data.CASES, *attributes.CASES]
+CASES = [*names.CASES, *data.CASES, *attributes.CASES, *metacopies.CASES]
 
 NOT_BY_PYFUSE3 = {"fallocate", "tmpfile", "copy_range", "lseek"}
 NOT_BY_PYFUSE3_IN = {

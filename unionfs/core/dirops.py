@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
-from unionfs.core import acl, attrs, copyup, find, inos, ondisk, readdir
+from unionfs.core import acl, attrs, copyup, find, inos, ondisk, readdir, redirects
 from unionfs.core.files import OpenFile
 from unionfs.core.find import Entry
 from unionfs.core.layer import Place
@@ -262,7 +262,7 @@ def link(state: State, node: File, parent: Dir, name: bytes) -> os.stat_result:
     _require_free(state, parent, name)  # before the copy-up, which a refusal must not leave behind
     if not node.is_upper and at.is_immutable(parent.places[0].fd(), b""):
         _fail(errno.EPERM)
-    copyup.file(state, node)
+    redirects.lift_file(state, node, (node.parent, node.name), same_parent=False)
     upper, place, over_whiteout = _new_place(state, parent, name)
     if not node.is_gone:
         tell_number(upper, node, (node.place, node.real), place)

@@ -15,7 +15,7 @@ import os
 import stat
 from typing import NamedTuple, NoReturn
 
-from unionfs.core import copyup, dirops, files, find, ondisk, readdir
+from unionfs.core import copyup, dirops, files, find, readdir, redirects
 from unionfs.core.layer import Place
 from unionfs.core.lookup import is_shown
 from unionfs.core.nodes import Dir, File, Node
@@ -213,44 +213,16 @@ def _exchange(state: State, upper: Upper, source: tuple[End, Node], goal: tuple[
 def _lift(state: State, upper: Upper, old: End, node: Node, new: End) -> None:
     """Bring *node* into the upper layer, fit to stand under the name *new*."""
     if isinstance(node, File):
-        copyup.file(state, node)
+        redirects.lift_file(state, node, old, same_parent=old.parent is new.parent)
         return
     if not node.lowers:
         if is_shown(new.parent.lowers, new.name) and not node.places[0].opaque:
             upper.set_opaque(node.places[0])
         return
-    redirect = redirect_of(node, same_parent=old.parent is new.parent)
+    redirect = redirects.redirect_of(node, same_parent=old.parent is new.parent)
     place = copyup.directory(state, node)
     if redirect is not None:
         upper.set_redirect(place, redirect)
-
-
-def redirect_of(node: Dir, *, same_parent: bool) -> bytes | None:
-    """Return the redirect that *node* needs before it moves; None if the one it has will do.
-
-    Raises:
-        CrossesLayers: it would be longer than the kernel's overlayfs believes.
-    """
-    own = node.upper.redirect if node.upper else None
-    if own is not None and (same_parent or own.startswith(b"/")):
-        return None
-    redirect = node.name if same_parent else path_below(node)
-    if len(redirect) > ondisk.REDIRECT_MAX:
-        raise CrossesLayers(f"the redirect would be longer than {ondisk.REDIRECT_MAX} bytes")
-    return redirect
-
-
-def path_below(node: Dir) -> bytes:
-    """Return where the lower layers have *node*: its path, as far as no redirect says otherwise."""
-    parts: list[bytes] = []
-    for each in node.ancestors():
-        if each.parent is each:
-            break
-        redirect = each.upper.redirect if each.upper else None
-        parts.append(redirect or each.name)
-        if redirect is not None and redirect.startswith(b"/"):
-            return b"/".join(reversed(parts))
-    return b"/" + b"/".join(reversed(parts))
 
 
 def _announce(upper: Upper, node: Node, place: Place, name: bytes, to_place: Place) -> None:

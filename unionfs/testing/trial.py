@@ -89,12 +89,17 @@ def _compare_trees(case: Case, when: str, left: tuple[Backend, Stack], right: tu
 
 
 def marks(upper: Path) -> dict[str, tuple[str, bytes | None]]:
-    """Return what a layer says to a union: each path with its type (``w`` a whiteout) and a directory's redirect."""
+    """Return what a layer says to a union: each path with its type and its redirect.
+
+    A type is a letter as ``ls -l`` has it, or ``w``, a whiteout, or ``m``, a file without its data: one that has them
+    again keeps its redirect in the kernel's layers, where it means nothing.
+    """
     found = {}
     for directory, names, files in os.walk(upper, followlinks=False):
         for name in [*names, *files]:
             path = Path(directory, name)
-            found[str(path.relative_to(upper))] = (_letter(path), _redirect(path))
+            letter = _letter(path)
+            found[str(path.relative_to(upper))] = (letter, _redirect(path) if letter in "dm" else None)
     return found
 
 
@@ -102,11 +107,12 @@ def _letter(path: Path) -> str:
     st = path.lstat()
     if stat.S_ISCHR(st.st_mode) and st.st_rdev == 0:
         return "w"
-    return stat.filemode(st.st_mode)[0]
+    lacks_data = stat.S_ISREG(st.st_mode) and "trusted.overlay.metacopy" in os.listxattr(path)
+    return "m" if lacks_data else stat.filemode(st.st_mode)[0]
 
 
 def _redirect(path: Path) -> bytes | None:
-    if path.is_symlink() or not path.is_dir() or "trusted.overlay.redirect" not in os.listxattr(path):
+    if "trusted.overlay.redirect" not in os.listxattr(path):
         return None
     return os.getxattr(path, "trusted.overlay.redirect")
 
