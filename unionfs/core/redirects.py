@@ -55,7 +55,7 @@ def lift_file(state: State, node: File, name: tuple[Dir, bytes], *, same_parent:
     Raises:
         Deferred: the data take long; complete the job and call again.
     """
-    if node.is_gone or not state.config.metacopy or not state.config.redirect_dir.makes:
+    if not state.config.metacopy:
         copyup.file(state, node)
         return
     copyup.metadata(state, node)
