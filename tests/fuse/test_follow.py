@@ -84,11 +84,27 @@ def test_it_goes_where_the_client_is_at_the_first_request(machine: Machine, foll
 
 
 def test_it_notices_that_the_client_moved_and_looks_ever_less_often(machine: Machine, follower: Follower) -> None:
+    machine.step_ns = 1_000
     send(follower, 1000, CLIENT)
     assert machine.looks < 20
     machine.cpus[CLIENT] = 0
     send(follower, 128, CLIENT)
     assert machine.affinity == {0}
+
+
+@pytest.mark.parametrize(("step_ns", "cpu"), [(1_000, 1), (400_000, 0)])
+def test_it_notices_sooner_when_requests_begin_to_take_long(
+    machine: Machine, follower: Follower, step_ns: int, cpu: int
+) -> None:
+    machine.step_ns = 1_000
+    send(follower, 600, CLIENT)
+    looks = machine.looks
+    while machine.looks == looks:
+        send(follower, 1, CLIENT)
+    machine.cpus[CLIENT] = 0
+    machine.step_ns = step_ns
+    send(follower, 16, CLIENT)
+    assert machine.affinity == {cpu}
 
 
 def test_a_request_that_nobody_waits_for_counts_for_nothing(machine: Machine, follower: Follower) -> None:
