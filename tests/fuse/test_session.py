@@ -17,7 +17,7 @@ from unionfs.core.config import AccessTimes, Config
 from unionfs.core.mountoptions import MountOptions
 from unionfs.core.union import Union
 from unionfs.errors import MountError
-from unionfs.fuse import session
+from unionfs.fuse import session, state
 
 
 def moments(
@@ -97,3 +97,23 @@ def test_who_serves_looks_for_garbage_again(monkeypatch: pytest.MonkeyPatch) -> 
         assert gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("upper", "read_only", "stays"), [
+    ("upper", False, True),
+    ("lower", False, True),
+    ("data", False, True),
+    ("work", False, False),
+    ("upper", True, False),
+])  # fmt: skip
+def test_whose_layers_are_in_use_by_a_mount_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upper: str, read_only: bool, stays: bool
+) -> None:
+    """A union that is mounted read-only writes to none, so somebody else has the lock, and may be about to end."""
+    record: Any = SimpleNamespace(upper=str(tmp_path / upper), read_only=read_only)
+    monkeypatch.setattr(state, "read_all", lambda: [(tmp_path, record)])
+    monkeypatch.setattr(session, "_is_in_its_tree", lambda _record: True)
+    config = Config(
+        lower=(tmp_path / "lower",), data_only=(tmp_path / "data",), upper=tmp_path / "upper", work=tmp_path / "work"
+    )
+    assert session._is_mounted(config) is stays

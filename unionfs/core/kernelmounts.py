@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 from unionfs.core.options import unescape
 from unionfs.linux.mount import Mount, mounts, plain
 
-__all__ = ["Claim", "find_claim"]
+__all__ = ["Claim", "claims_by_identity", "find_claim"]
 
 _Identity: TypeAlias = tuple[int, int]
 
@@ -31,13 +31,23 @@ class Claim(NamedTuple):
     path: str
 
 
-def find_claim(directory: Path, *, nested: bool = True) -> Claim | None:
-    """Return a directory in use by the kernel that is *directory*, or, if *nested*, lies in it or has it inside."""
+def claims_by_identity() -> dict[_Identity, Claim]:
+    """Return every directory in use by the kernel, by its st_dev and st_ino."""
+    found = {}
+    for claim in _claims(mounts()):
+        with contextlib.suppress(OSError):
+            st = os.stat(claim.path)
+            found[st.st_dev, st.st_ino] = claim
+    return found
+
+
+def find_claim(directory: Path) -> Claim | None:
+    """Return a directory in use by the kernel that is *directory*, lies in it, or has it inside."""
     ours = _line(directory)
     for claim in _claims(mounts()):
         with contextlib.suppress(OSError):  # a path of another root, or out of reach
             theirs = _line(Path(claim.path))
-            if theirs[0] == ours[0] or (nested and (theirs[0] in ours or ours[0] in theirs)):
+            if theirs[0] in ours or ours[0] in theirs:
                 return claim
     return None
 

@@ -170,12 +170,14 @@ def _check_unchanging(lowers: Mapping[int, Path]) -> None:
 
     Source: Linux fs/overlayfs/super.c, ovl_report_in_use(), which warns where there is no index, and goes on.
     """
+    claims = kernelmounts.claims_by_identity()
     for fd, path in lowers.items():
         if not flock.is_free(fd):
             raise LayerInUse(
                 f"lowerdir: {path} is the upper layer of another union; try: unmount that one, or index=off"
             )
-        claim = kernelmounts.find_claim(path, nested=False)
+        st = os.fstat(fd)
+        claim = claims.get((st.st_dev, st.st_ino))
         if claim is not None:
             raise StackError(
                 f"lowerdir: {path} is the {claim.option} of the kernel's overlay mount on {claim.mountpoint}; "

@@ -42,7 +42,7 @@ from unionfs.linux import ids
 __all__ = ["Follower"]
 
 _EIGHT: Final = 8
-"""Requests between two looks of the guard."""
+"""Requests between two looks of the guard, and between two thoughts of where the client is."""
 _THIRTY_TWO: Final = 32
 """Requests over which changes of client are counted."""
 _FOUR: Final = 4
@@ -58,9 +58,8 @@ _HOPELESS_NS: Final = 10_000_000
 _STRIKES: Final = 3
 _CROWDED: Final = 4
 """So many more looks found a crowd than found none: the following ends, and begins again when that is made up for."""
-_FIRST_SAMPLE: Final = 4
 _LAST_SAMPLE: Final = 128
-"""Requests between two looks at where the client is: from the first to the last while it stays."""
+"""Requests between two looks at where the client is, at most: twice as many each time while it stays, from EIGHT on."""
 _APART_NS: Final = 320_000
 """EIGHT requests that took longer may have been sent from another CPU. An idle one pulls the client away ten to twenty
 times a second; until that is seen each request wakes two CPUs, which takes as long as ten looks."""
@@ -95,7 +94,7 @@ class Follower:
         self._requests = 0
         self._sample_at = self._sample_anyway_at = 0
         self._sampled_at_ns = 0
-        self._interval = _FIRST_SAMPLE
+        self._interval = _EIGHT
         self._big_reads = 0
         """In a row, up to the last one, which was the request `_read_big_at`."""
         self._read_big_at = 0
@@ -129,7 +128,7 @@ class Follower:
         if thread != self._requester:
             self._requester = thread
             self._changes += 1
-            self._interval = _FIRST_SAMPLE
+            self._interval = _EIGHT
             self._sample_at = self._sample_anyway_at = 0
         if self._following and self._requests >= self._sample_at:
             self._sample()

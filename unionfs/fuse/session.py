@@ -384,7 +384,8 @@ def _open_union(config: Config) -> "Union":
 def _is_mounted(config: Config) -> bool:
     """Return whether a union that writes to one of these layers is in the tree of its daemon, and so will stay."""
     layers = {os.path.realpath(layer) for layer in (config.upper, *config.lower, *config.data_only) if layer}
-    return any(record.upper in layers and _is_in_its_tree(record) for _, record in state.read_all())
+    writers = [record for _, record in state.read_all() if not record.read_only]
+    return any(record.upper in layers and _is_in_its_tree(record) for record in writers)
 
 
 def _is_in_its_tree(record: state.Record) -> bool:
